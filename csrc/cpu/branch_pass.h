@@ -1,0 +1,91 @@
+// What the bindings of all marginalization ops share: the batch as they received it, and the first pass over it.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "../branch_layout.h"
+#include "../checks.h"
+#include "../number_types.h"
+#include "mixture.h"
+#include "normalizer.h"
+
+namespace mtp_ext {
+
+inline constexpr int64_t kGrain = 32768;                // logits that are worth a thread
+inline constexpr int64_t kBatchLogitBytes = 8 << 20;    // read twice: the second time from the last-level cache
+
+// The checked arguments of a marginalization op.
+struct BranchBatch {
+  BranchLayout layout;
+  std::vector<float> log_weights;  // by flat number
+};
+
+BranchBatch check_branches(const char* op, const Tensor& branch_logits, const Tensor& branch_log_probs,
+                           const std::optional<Tensor>& indptr);
+
+// Calls body(i) for 0 <= i < items on as many threads as the work is worth; an item reads `logits_per_item` logits.
+template <typename Body>
+void parallel_items(int64_t items, int64_t logits_per_item, const Body& body) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, logits_per_item));
+  torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) body(i);
+  });
+}
+
+// Rows row_begin to row_end after the first pass.
+struct BranchPass {
+  int64_t row_begin, row_end;
+  int64_t first_branch;              // flat number
+  int64_t branches;
+  std::vector<Mixture> mixtures;     // by row - row_begin
+  std::vector<float> block_maxima;   // [branches, block_count(vocab)], where asked for
+
+  int64_t rows() const { return row_end - row_begin; }
+  int64_t branches_per_row() const { return ceil_div(branches, rows()); }
+};
+
+// Calls body(pass) for batches of rows, small enough for their logits to stay in the cache between the passes.
+// The cut depends on the shape alone.
+template <typename scalar_t, typename Body>
+void for_each_pass(const scalar_t* logits, const BranchBatch& batch, bool renormalize, bool with_maxima,
+                   Body&& body) {
+  const BranchLayout& layout = batch.layout;
+  const int64_t chunks = chunk_count(layout.vocab);
+  const int64_t blocks = block_count(layout.vocab);
+  const int64_t branch_bytes = std::max<int64_t>(1, layout.vocab * static_cast<int64_t>(sizeof(scalar_t)));
+  std::vector<ChunkSum> sums;
+  std::vector<Normalizer> normalizers;
+  for (int64_t row = 0; row < layout.rows;) {
+    BranchPass pass{row, row + 1, layout.begin(row), 0, {}, {}};
+    while (pass.row_end < layout.rows &&
+           (layout.end(pass.row_end) - pass.first_branch) * branch_bytes <= kBatchLogitBytes) {
+      ++pass.row_end;
+    }
+    row = pass.row_end;
+    const int64_t branches = layout.end(pass.row_end - 1) - pass.first_branch;
+    pass.branches = branches;
+    sums.assign(branches * chunks, {});
+    normalizers.assign(branches, {});
+    if (with_maxima) pass.block_maxima.assign(branches * blocks, 0.0f);
+    parallel_items(branches * chunks, std::min(kChunk, layout.vocab), [&](int64_t i) {
+      const int64_t branch = pass.first_branch + i / chunks;
+      if (batch.log_weights[branch] == -kInfinity) return;  // not read
+      const int64_t column = i % chunks * kChunk;
+      float* maxima = with_maxima ? pass.block_maxima.data() + i / chunks * blocks + column / kBlock : nullptr;
+      sums[i] = sum_chunk(logits + layout.offset(branch) + column, std::min(kChunk, layout.vocab - column), kLog2E,
+                          maxima);
+    });
+    for (int64_t i = 0; i < branches; ++i) {
+      normalizers[i] = join_chunks(sums.data() + i * chunks, chunks, kLog2E);
+    }
+    for (int64_t r = pass.row_begin; r < pass.row_end; ++r) {
+      const int64_t begin = layout.begin(r);
+      pass.mixtures.push_back(make_mixture(layout, begin, layout.end(r), batch.log_weights.data() + begin,
+                                           normalizers.data() + (begin - pass.first_branch), renormalize));
+    }
+    body(pass);
+  }
+}
+
+}  // namespace mtp_ext

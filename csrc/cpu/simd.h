@@ -1,0 +1,202 @@
+// The vector vocabulary of the CPU kernels: one register of floats, whatever the instruction set.
+//
+// Each kernel is compiled once for AVX-512, once for AVX2 and once for the plain architecture; only this file knows
+// the difference. A Floats is a compiler vector type, so + - * / and comparisons are the language's own.
+//
+//   exp2(y)  2^y, y in octaves. Polynomial of degree 5 on [0, 1): relative error 1.5e-7 measured over all of it.
+//            0 below 2^-126 at the latest, +inf from 128 on, NaN stays NaN.
+//   log(x)   natural logarithm of a positive normal number. Relative error 1e-7 measured on [0.707, 1.414].
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "../number_types.h"
+
+namespace mtp_ext {
+
+#if defined(__AVX512F__)
+using Floats = __m512;
+inline constexpr int64_t kVectorBytes = 64;
+#elif defined(__AVX2__)
+using Floats = __m256;
+inline constexpr int64_t kVectorBytes = 32;
+#else
+inline constexpr int64_t kVectorBytes = 16;
+typedef float Floats __attribute__((vector_size(kVectorBytes)));
+#endif
+
+inline constexpr int64_t kLanes = kVectorBytes / sizeof(float);
+typedef int32_t Integers __attribute__((vector_size(kVectorBytes)));
+
+inline Floats broadcast(float value) { return value - Floats{}; }
+
+inline float to_float(float value) { return value; }
+
+inline float to_float(bfloat16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+inline float to_float(float16 value) {
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000) << 16;
+  const uint32_t magnitude = value.bits & 0x7fff;
+  uint32_t bits;
+  if (magnitude >= 0x7c00) {
+    bits = 0x7f800000 | (magnitude & 0x3ff) << 13;  // infinity and NaN
+  } else if (magnitude >= 0x0400) {
+    bits = (magnitude << 13) + 0x38000000;  // normal: the exponent's bias goes from 15 to 127
+  } else {
+    const float subnormal = static_cast<float>(magnitude) * 0x1p-24f;
+    std::memcpy(&bits, &subnormal, sizeof(bits));
+  }
+  bits |= sign;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+// ---- Loads, stores, and what the instruction sets do differently ----------------------------------------
+
+#if defined(__AVX512F__)
+
+inline Floats load(const float* data) { return _mm512_loadu_ps(data); }
+inline Floats load(const bfloat16* data) {
+  const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(data)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+}
+inline Floats load(const float16* data) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(data)));
+}
+inline void store(float* data, Floats value) { _mm512_storeu_ps(data, value); }
+inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where either is NaN
+inline float sum(Floats a) { return _mm512_reduce_add_ps(a); }
+inline float maximum(Floats a) { return _mm512_reduce_max_ps(a); }
+inline uint32_t less_mask(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+
+inline Floats exp2_scale(Floats mantissa, Floats y) { return _mm512_scalef_ps(mantissa, y); }  // floors y itself
+inline Floats fraction(Floats y) { return _mm512_reduce_ps(y, _MM_FROUND_TO_NEG_INF); }        // 0 at infinity
+
+#elif defined(__AVX2__)
+
+inline Floats load(const float* data) { return _mm256_loadu_ps(data); }
+inline Floats load(const bfloat16* data) {
+  const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
+}
+inline Floats load(const float16* data) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data)));
+}
+inline void store(float* data, Floats value) { _mm256_storeu_ps(data, value); }
+inline Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats max(Floats a, Floats b) { return _mm256_max_ps(a, b); }  // b where either is NaN
+inline uint32_t less_mask(Floats a, Floats b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+}
+
+#else
+
+template <typename scalar_t>
+inline Floats load(const scalar_t* data) {
+  Floats value;
+  for (int64_t i = 0; i < kLanes; ++i) value[i] = to_float(data[i]);
+  return value;
+}
+inline void store(float* data, Floats value) { std::memcpy(data, &value, sizeof(value)); }
+inline Floats fma(Floats a, Floats b, Floats c) { return a * b + c; }
+inline Floats max(Floats a, Floats b) { return a > b ? a : b; }  // b where either is NaN
+inline uint32_t less_mask(Floats a, Floats b) {
+  const Integers less = a < b;
+  uint32_t mask = 0;
+  for (int64_t i = 0; i < kLanes; ++i) mask |= (less[i] & 1u) << i;
+  return mask;
+}
+
+#endif
+
+#if !defined(__AVX512F__)
+
+inline float sum(Floats a) {
+  float total = 0;
+  for (int64_t i = 0; i < kLanes; ++i) total += a[i];
+  return total;
+}
+inline float maximum(Floats a) {
+  float result = a[0];
+  for (int64_t i = 1; i < kLanes; ++i) result = std::max(result, a[i]);
+  return result;
+}
+
+#if defined(__AVX2__)
+inline Floats floor(Floats y) { return _mm256_floor_ps(y); }
+#else
+inline Floats floor(Floats y) {  // |y| < 2^31: exp2 has clamped it
+  const Floats truncated = __builtin_convertvector(__builtin_convertvector(y, Integers), Floats);
+  return truncated > y ? truncated - 1.0f : truncated;
+}
+#endif
+
+// What AVX-512 does in one instruction each. The clamps keep the exponent in its field: 2^-127 is written as 0
+// and 2^128 as infinity. max(constant, NaN) is NaN.
+inline Floats clamp_exponent(Floats y) { return -max(broadcast(-128.0f), -max(broadcast(-127.0f), y)); }
+inline Floats fraction(Floats y) {
+  y = clamp_exponent(y);
+  return y - floor(y);
+}
+inline Floats exp2_scale(Floats mantissa, Floats y) {
+  const Integers exponent = __builtin_convertvector(floor(clamp_exponent(y)), Integers);
+  return mantissa * (Floats)((exponent + 127) << 23);
+}
+
+#endif
+
+// The first `count` < kLanes elements; `fill` elsewhere.
+template <typename scalar_t>
+inline Floats load_partial(const scalar_t* data, int64_t count, float fill) {
+  Floats value = broadcast(fill);
+  for (int64_t i = 0; i < count; ++i) value[i] = to_float(data[i]);
+  return value;
+}
+
+inline void store_partial(float* data, int64_t count, Floats value) {
+  for (int64_t i = 0; i < count; ++i) data[i] = value[i];
+}
+
+// ---- Two functions ----------------------------------------------------------------------------------------
+
+inline Floats exp2(Floats y) {
+  const Floats r = fraction(y);
+  Floats p = fma(broadcast(0.0018775766948238015f), r, broadcast(0.00898933969438076f));
+  p = fma(p, r, broadcast(0.05582631751894951f));
+  p = fma(p, r, broadcast(0.24015361070632935f));
+  p = fma(p, r, broadcast(0.6931530833244324f));
+  p = fma(p, r, broadcast(0.9999999403953552f));
+  return exp2_scale(p, y);
+}
+
+inline Floats log(Floats x) {
+  const Integers bits = (Integers)x;
+  const Integers exponent = (bits - 0x3f3504f3) >> 23;  // so that the mantissa lies in [sqrt(1/2), sqrt(2))
+  const Floats f = (Floats)(bits - (exponent << 23)) - 1.0f;
+  Floats p = fma(broadcast(0.08734846115112305f), f, broadcast(-0.14307524263858795f));
+  p = fma(p, f, broadcast(0.14917974174022675f));
+  p = fma(p, f, broadcast(-0.16570508480072021f));
+  p = fma(p, f, broadcast(0.19962072372436523f));
+  p = fma(p, f, broadcast(-0.25001755356788635f));
+  p = fma(p, f, broadcast(0.33333951234817505f));
+  p = fma(p, f, broadcast(-0.49999991059303284f));
+  const Floats octaves = __builtin_convertvector(exponent, Floats);
+  return fma(octaves, broadcast(static_cast<float>(kLn2)), fma(f * f, p, f));
+}
+
+}  // namespace mtp_ext

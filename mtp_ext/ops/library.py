@@ -1,0 +1,58 @@
+"""The torch library `mtp_ext`, and the one way in which an op is defined in it and called."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_LIBRARY = torch.library.Library("mtp_ext", "DEF")
+
+Operator = Callable[..., Any]
+
+
+def define(
+    schema: str, *, check: Callable[..., object], reference: Callable[..., Any], fake: Callable[..., Any]
+) -> Operator:
+    """Defines an op: `reference` runs where no kernel is loaded, since a loaded kernel outranks this dispatch key.
+
+    Args:
+        schema: the op's schema without namespace, `name(Tensor a, ...) -> Tensor`.
+        check: raises TypeError or ValueError for bad arguments; called with all of them, in order.
+        reference: the result in plain PyTorch.
+        fake: empty outputs of the right shape, for tracing; called with checked arguments.
+
+    Returns:
+        A callable with the op's arguments. A kernel's refusal (RuntimeError in C++) comes out as the TypeError or
+        ValueError that `check` raises for it, at no cost to a call that succeeds.
+    """
+    name = schema.partition("(")[0]
+
+    def checked_reference(*args: Any) -> Any:
+        check(*args)
+        return reference(*args)
+
+    def checked_fake(*args: Any) -> Any:
+        check(*args)
+        return fake(*args)
+
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(name, checked_reference, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"mtp_ext::{name}", checked_fake, lib=_LIBRARY)
+    overload = getattr(torch.ops.mtp_ext, name).default
+
+    def call(*args: Any) -> Any:
+        try:
+            return overload(*args)
+        except (RuntimeError, TypeError):
+            if not torch.compiler.is_compiling():
+                check(*args)
+            raise
+
+    return call
+
+
+def define_gradient(name: str, setup_context: Callable[..., None], backward: Callable[..., Any]) -> None:
+    """Registers the gradient of the op `name`."""
+    torch.library.register_autograd(
+        f"mtp_ext::{name}", backward, setup_context=setup_context, lib=_LIBRARY
+    )

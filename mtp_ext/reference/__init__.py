@@ -1,0 +1,10 @@
+"""The definition of correct: plain PyTorch, any floating dtype, differentiable, no speed.
+
+float64 in means float64 out, so that the reference is also the oracle of the tests; anything else is computed in
+float32. Arguments are not checked here: mtp_ext.ops does that.
+"""
+
+from mtp_ext.reference.marginalize import joint_topk, marginalize, marginalize_targets, marginalize_topk
+from mtp_ext.reference.select_branches import select_branches
+
+__all__ = ["joint_topk", "marginalize", "marginalize_targets", "marginalize_topk", "select_branches"]

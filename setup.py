@@ -1,0 +1,72 @@
+"""Builds the table of libraries below; metadata and version are in pyproject.toml.
+
+MTP_EXT_BUILD=auto (default) builds what the machine can compile: the CPU libraries, and the CUDA library when
+nvcc is found. =cpu, =cuda: exactly that. =none: pure Python; every op then runs on its reference.
+"""
+
+import os
+import platform
+from pathlib import Path
+
+from setuptools import setup
+
+BUILD = os.environ.get("MTP_EXT_BUILD", "auto")
+if BUILD not in ("auto", "cpu", "cuda", "none"):
+    raise SystemExit(f"MTP_EXT_BUILD must be auto, cpu, cuda or none, got {BUILD!r}")
+
+# One library per CPU instruction set, named as torch.backends.cpu.get_cpu_capability() names it; import loads one.
+INSTRUCTION_SETS = {"default": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
+
+CPU_SOURCES = [
+    "csrc/cpu/branch_pass.cpp",
+    "csrc/cpu/marginalize_binding.cpp",
+    "csrc/cpu/mixture_kernel.cpp",
+    "csrc/cpu/normalizer_kernel.cpp",
+]
+HOST_SOURCES = ["csrc/host/module.cpp"]
+COMPILE = ["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
+
+
+def libraries() -> tuple[list, type]:
+    """The extension modules to build and the command that builds them."""
+    import pybind11
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+    class BuildLibraries(BuildExtension):
+        """Gives each library its own object folder: the same sources are compiled once per instruction set."""
+
+        def build_extension(self, ext) -> None:
+            shared, self.build_temp = self.build_temp, str(Path(self.build_temp) / ext.name)
+            super().build_extension(ext)
+            self.build_temp = shared
+
+    extensions = [
+        CppExtension(
+            f"mtp_ext._cpu_{name}",
+            CPU_SOURCES,
+            extra_compile_args=[*COMPILE, *flags],
+            extra_link_args=["-s"],
+            py_limited_api=True,
+        )
+        for name, flags in INSTRUCTION_SETS.items()
+    ]
+    extensions.append(
+        CppExtension(
+            "mtp_ext._host",
+            HOST_SOURCES,
+            include_dirs=[pybind11.get_include()],
+            extra_compile_args=COMPILE,
+            extra_link_args=["-s"],
+        )
+    )
+    return extensions, BuildLibraries
+
+
+if BUILD == "none":
+    setup()
+else:
+    extensions, command = libraries()
+    setup(ext_modules=extensions, cmdclass={"build_ext": command})
