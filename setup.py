@@ -22,12 +22,19 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 CPU_SOURCES = [
     "csrc/cpu/branch_pass.cpp",
+    "csrc/cpu/joint_topk_binding.cpp",
+    "csrc/cpu/joint_topk_kernel.cpp",
     "csrc/cpu/marginalize_binding.cpp",
+    "csrc/cpu/marginalize_targets_binding.cpp",
+    "csrc/cpu/marginalize_topk_binding.cpp",
     "csrc/cpu/mixture_kernel.cpp",
+    "csrc/cpu/mixture_topk_kernel.cpp",
     "csrc/cpu/normalizer_kernel.cpp",
+    "csrc/cpu/select_branches_binding.cpp",
+    "csrc/cpu/select_branches_kernel.cpp",
 ]
 HOST_SOURCES = ["csrc/host/module.cpp"]
-COMPILE = ["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
+COMPILE = ["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-psabi"]
 
 
 def libraries() -> tuple[list, type]:

@@ -9,10 +9,10 @@
 #include "../number_types.h"
 #include "mixture.h"
 #include "normalizer.h"
+#include "parallel.h"
 
 namespace mtp_ext {
 
-inline constexpr int64_t kGrain = 32768;                // logits that are worth a thread
 inline constexpr int64_t kBatchLogitBytes = 8 << 20;    // read twice: the second time from the last-level cache
 
 // The checked arguments of a marginalization op.
@@ -24,15 +24,6 @@ struct BranchBatch {
 BranchBatch check_branches(const char* op, const Tensor& branch_logits, const Tensor& branch_log_probs,
                            const std::optional<Tensor>& indptr);
 
-// Calls body(i) for 0 <= i < items on as many threads as the work is worth; an item reads `logits_per_item` logits.
-template <typename Body>
-void parallel_items(int64_t items, int64_t logits_per_item, const Body& body) {
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, logits_per_item));
-  torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) body(i);
-  });
-}
-
 // Rows row_begin to row_end after the first pass.
 struct BranchPass {
   int64_t row_begin, row_end;
@@ -42,6 +33,9 @@ struct BranchPass {
   std::vector<float> block_maxima;   // [branches, block_count(vocab)], where asked for
 
   int64_t rows() const { return row_end - row_begin; }
+  const float* row_maxima(const BranchLayout& layout, int64_t row) const {
+    return block_maxima.data() + (layout.begin(row_begin + row) - first_branch) * block_count(layout.vocab);
+  }
   int64_t branches_per_row() const { return ceil_div(branches, rows()); }
 };
 

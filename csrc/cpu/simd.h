@@ -34,6 +34,7 @@ typedef float Floats __attribute__((vector_size(kVectorBytes)));
 #endif
 
 inline constexpr int64_t kLanes = kVectorBytes / sizeof(float);
+inline constexpr uint32_t kAllLanes = static_cast<uint32_t>((uint64_t{1} << kLanes) - 1);
 typedef int32_t Integers __attribute__((vector_size(kVectorBytes)));
 
 inline Floats broadcast(float value) { return value - Floats{}; }

@@ -1,0 +1,73 @@
+#include "mixture_topk.h"
+
+namespace mtp_ext {
+namespace {
+
+// A bound and a mixture are rounded differently, each to within 1e-5 nats plus a few units in the last place.
+float with_slack(float bound) { return bound + 1e-5f + 1e-6f * std::abs(bound); }
+
+}  // namespace
+
+MixtureTopK::MixtureTopK(const Mixture& mixture, const float* block_maxima, int64_t vocab, int64_t k)
+    : mixture_(mixture), vocab_(vocab), k_(k), best_(k) {
+  if (mixture.state != RowState::kOrdinary) return;
+  const int64_t count = block_count(vocab);
+  Mixture maxima = mixture;  // the same terms over the maxima instead of the logits
+  for (size_t i = 0; i < maxima.terms.size(); ++i) maxima.terms[i].offset = maxima.branches[i] * count;
+  std::vector<float> bounds(count);
+  for (int64_t first = 0; first < count; first += kTile) {
+    mix_columns(block_maxima, maxima, first, std::min(kTile, count - first), bounds.data() + first);
+  }
+  blocks_.reserve(count);
+  for (int64_t i = 0; i < count; ++i) blocks_.push_back({with_slack(bounds[i]), i});
+  std::sort(blocks_.begin(), blocks_.end(), [](const Block& a, const Block& b) {
+    return a.bound > b.bound || (a.bound == b.bound && a.index < b.index);
+  });
+}
+
+template <typename scalar_t>
+void MixtureTopK::mix_block(const scalar_t* logits, const Block& block, TopCandidates& best) const {
+  float values[kBlock];
+  const int64_t column = block.index * kBlock;
+  const int64_t columns = std::min(kBlock, vocab_ - column);
+  mix_columns(logits, mixture_, column, columns, values);
+  best.add_all(values, columns, column);
+}
+
+template <typename scalar_t>
+void MixtureTopK::start(const scalar_t* logits) {
+  const auto blocks = static_cast<int64_t>(blocks_.size());
+  while (started_ < blocks && started_ * kBlock < k_) mix_block(logits, blocks_[started_++], best_);
+  best_.cut();
+  shares_.assign(kShares, TopCandidates(k_, best_.threshold()));
+}
+
+template <typename scalar_t>
+void MixtureTopK::run_share(const scalar_t* logits, int64_t share) {
+  TopCandidates& best = shares_[share];
+  for (size_t i = started_ + share; i < blocks_.size(); i += kShares) {
+    if (blocks_[i].bound < best.threshold() || blocks_[i].bound == -kInfinity) break;
+    mix_block(logits, blocks_[i], best);
+    best.cut();
+  }
+}
+
+void MixtureTopK::write(float* log_probs, int64_t* tokens) {
+  std::fill_n(log_probs, k_, mixture_.state == RowState::kBroken ? kNaN : -kInfinity);
+  std::fill_n(tokens, k_, int64_t{-1});
+  for (const TopCandidates& share : shares_) best_.add_all(share);
+  for (const Candidate& candidate : best_.sorted()) {
+    *log_probs++ = candidate.value;
+    *tokens++ = candidate.id;
+  }
+}
+
+#define MTP_EXT_INSTANTIATE(scalar_t)                   \
+  template void MixtureTopK::start(const scalar_t*);    \
+  template void MixtureTopK::run_share(const scalar_t*, int64_t);
+MTP_EXT_INSTANTIATE(float)
+MTP_EXT_INSTANTIATE(bfloat16)
+MTP_EXT_INSTANTIATE(float16)
+#undef MTP_EXT_INSTANTIATE
+
+}  // namespace mtp_ext

@@ -1,0 +1,82 @@
+#include "select_branches.h"
+
+#include "top_candidates.h"
+
+namespace mtp_ext {
+namespace {
+
+// Octaves below the best token. Real nuclei of 0.99 end 10 to 20 octaves down.
+constexpr float kReaches[] = {12, 20, 40, kInfinity};
+
+// Every token of a logit of at least `lowest`, as candidates valued by their logit.
+template <typename scalar_t>
+void collect(const scalar_t* logits, int64_t vocab, const float* block_maxima, float lowest,
+             std::vector<Candidate>& found) {
+  found.clear();
+  for (int64_t begin = 0; begin < vocab; begin += kBlock) {
+    if (block_maxima[begin / kBlock] < lowest) continue;
+    const int64_t end = std::min(begin + kBlock, vocab);
+    int64_t token = begin;
+    for (; token + kLanes <= end; token += kLanes) {
+      uint32_t above = ~less_mask(load(logits + token), broadcast(lowest)) & kAllLanes;
+      for (; above; above &= above - 1) {
+        const int64_t id = token + __builtin_ctz(above);
+        found.push_back({to_float(logits[id]), id});
+      }
+    }
+    for (; token < end; ++token) {
+      const float logit = to_float(logits[token]);
+      if (logit >= lowest) found.push_back({logit, token});
+    }
+  }
+}
+
+}  // namespace
+
+template <typename scalar_t>
+Nucleus select_row(const scalar_t* logits, int64_t vocab, const Normalizer& normalizer, const float* block_maxima,
+                   const NucleusLimits& limits, int64_t* tokens, float* log_probs) {
+  std::fill_n(tokens, limits.width, int64_t{-1});
+  std::fill_n(log_probs, limits.width, -kInfinity);
+  if (normalizer.octaves != normalizer.octaves) {
+    log_probs[0] = kNaN;
+    return {1, kNaN};
+  }
+  const float best = *std::max_element(block_maxima, block_maxima + block_count(vocab));
+  std::vector<Candidate> found;
+  int64_t count = 0;
+  double mass = 0;
+  for (const float reach : kReaches) {
+    const float lowest = std::max(best - reach / limits.scale, std::numeric_limits<float>::lowest());  // never -inf
+    collect(logits, vocab, block_maxima, lowest, found);
+    const bool full = static_cast<int64_t>(found.size()) >= limits.width;
+    if (full) {
+      std::nth_element(found.begin(), found.begin() + (limits.width - 1), found.end(), precedes);
+      found.resize(limits.width);
+    }
+    std::sort(found.begin(), found.end(), precedes);
+    count = 0;
+    mass = 0;
+    for (const Candidate& token : found) {
+      if (mass >= limits.top_p && limits.top_p < 1) break;
+      const double octaves =
+          (static_cast<double>(token.value) - normalizer.center) * limits.scale - normalizer.octaves;
+      mass += std::exp2(octaves);
+      tokens[count] = token.id;
+      log_probs[count] = static_cast<float>(octaves * kLn2);
+      ++count;
+    }
+    if (full || (mass >= limits.top_p && limits.top_p < 1)) break;
+  }
+  return {count, static_cast<float>(std::max(0.0, 1.0 - mass))};
+}
+
+#define MTP_EXT_INSTANTIATE(scalar_t)                                                              \
+  template Nucleus select_row(const scalar_t*, int64_t, const Normalizer&, const float*, const NucleusLimits&, \
+                              int64_t*, float*);
+MTP_EXT_INSTANTIATE(float)
+MTP_EXT_INSTANTIATE(bfloat16)
+MTP_EXT_INSTANTIATE(float16)
+#undef MTP_EXT_INSTANTIATE
+
+}  // namespace mtp_ext
