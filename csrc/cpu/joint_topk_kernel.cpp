@@ -7,14 +7,14 @@ namespace {
 
 // A pair's log-probability as a function of its logit.
 struct PairLogProb {
-  double center, slope, offset;
+  double log_normalizer, slope, offset;
 
   PairLogProb(const Mixture& mixture, const MixtureTerm& term)
-      : center(term.center),
+      : log_normalizer(term.log_normalizer),
         slope(static_cast<double>(kLog2E) * kLn2),  // not quite one, as in the normaliser
-        offset(mixture.base + term.octaves * kLn2 + std::log(static_cast<double>(term.weight))) {}
+        offset(mixture.base + term.octaves * kLn2) {}
 
-  float operator()(float logit) const { return static_cast<float>((logit - center) * slope + offset); }
+  float operator()(float logit) const { return static_cast<float>((logit - log_normalizer) * slope + offset); }
 };
 
 }  // namespace

@@ -1,9 +1,9 @@
 // The mixture of a row's branches, the second of the two passes over the logits:
-//   out[v] = log sum_b exp(w[b]) softmax(logits[b])[v] = base + log sum_b weight[b] * 2^y[b, v]        (nats)
-//   y[b, v] = log2(e) * (logits[b, v] - center[b]) + octaves[b]
-// with the normaliser and the weight of a branch folded into `octaves`, whose rounding error `weight` makes good.
-// Columns whose sum is so small that terms may have been lost are computed again in log space.
-// Equation 6 of arXiv 2502.09419.
+//   out[v] = log sum_b exp(w[b]) softmax(logits[b])[v] = base + log sum_b 2^y[b, v]                    (nats)
+//   y[b, v] = log2(e) * (logits[b, v] - log_normalizer[b]) + octaves[b]
+// Subtracting the normaliser first keeps y as precise as a log-probability, however large the logits; `octaves` is the
+// weight plus what float32 lost of the normaliser. Columns whose sum is so small that terms may have been lost are
+// computed again in log space. Equation 6 of arXiv 2502.09419.
 #pragma once
 
 #include <cstdint>
@@ -17,10 +17,9 @@ namespace mtp_ext {
 inline constexpr int64_t kTile = 2048;  // columns that are mixed at a time; a multiple of kBlock
 
 struct MixtureTerm {
-  int64_t offset;  // of the branch's first logit, in elements
-  float center;    // a logit
+  int64_t offset;        // of the branch's first logit, in elements
+  float log_normalizer;  // nats
   float octaves;
-  float weight;  // 2^(what float32 lost of octaves), near 1
 };
 
 enum class RowState { kOrdinary, kEmpty, kBroken };  // kEmpty: every result is -inf; kBroken: NaN

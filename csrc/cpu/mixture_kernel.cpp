@@ -7,26 +7,46 @@ namespace {
 
 constexpr int64_t kGroup = 8;            // branches summed in a register
 constexpr int64_t kGroupsPerLevel = 32;  // groups summed in one buffer before it moves to the total
+constexpr double kOctavesPerLogit = kLog2E;  // as rounded as in the normaliser
 constexpr float kSmallest = 0x1p-80f;    // below it, terms under float32's 2^-126 may count
 
-template <bool kCentered, typename scalar_t>
-Floats octaves_of(const scalar_t* logits, const MixtureTerm& term, int64_t column, int64_t lanes) {
-  const scalar_t* data = logits + term.offset + column;
-  Floats x = lanes == kLanes ? load(data) : load_partial(data, lanes, -kInfinity);
-  if constexpr (kCentered) x = x - broadcast(term.center);
-  return fma(x, broadcast(kLog2E), broadcast(term.octaves));
+Floats octaves_of(Floats x, const MixtureTerm& term) {
+  return fma(x - broadcast(term.log_normalizer), broadcast(kLog2E), broadcast(term.octaves));
 }
 
-// sums[i] += sum over the group of weight * 2^y, for whole registers of columns.
-template <bool kCentered, typename scalar_t>
+template <typename scalar_t>
+Floats load_columns(const scalar_t* data, int64_t lanes) {
+  return lanes == kLanes ? load(data) : load_partial(data, lanes, -kInfinity);
+}
+
+// sums[i] += sum over the group of 2^y, for whole registers of columns.
+template <typename scalar_t>
 void add_group(const scalar_t* logits, const MixtureTerm* terms, int64_t count, int64_t column,
                int64_t columns, float* sums) {
-  for (int64_t i = 0; i < columns; i += kLanes) {
-    const int64_t lanes = std::min(kLanes, columns - i);
+  constexpr int64_t kPairs = 2;  // enough independent exponentials to hide their latency
+  int64_t i = 0;
+  for (; i + kPairs * 2 * kLanes <= columns; i += kPairs * 2 * kLanes) {
+    FloatsPair group[kPairs] = {};
+    for (int64_t b = 0; b < count; ++b) {
+      const scalar_t* data = logits + terms[b].offset + column + i;
+      for (int64_t p = 0; p < kPairs; ++p) {
+        const FloatsPair x = load_pair(data + p * 2 * kLanes);
+        group[p].first = group[p].first + exp2(octaves_of(x.first, terms[b]));
+        group[p].second = group[p].second + exp2(octaves_of(x.second, terms[b]));
+      }
+    }
+    for (int64_t p = 0; p < kPairs; ++p) {
+      const FloatsPair ordered = in_order<scalar_t>(group[p]);
+      float* out = sums + i + p * 2 * kLanes;
+      store(out, load(out) + ordered.first);
+      store(out + kLanes, load(out + kLanes) + ordered.second);
+    }
+  }
+  for (; i < columns; i += kLanes) {
     Floats group{};
     for (int64_t b = 0; b < count; ++b) {
-      const Floats y = octaves_of<kCentered>(logits, terms[b], column + i, lanes);
-      group = fma(exp2(y), broadcast(terms[b].weight), group);
+      const scalar_t* data = logits + terms[b].offset + column + i;
+      group = group + exp2(octaves_of(load_columns(data, std::min(kLanes, columns - i)), terms[b]));
     }
     store(sums + i, load(sums + i) + group);
   }
@@ -37,13 +57,13 @@ template <typename scalar_t>
 Floats mix_in_log_space(const scalar_t* logits, const Mixture& mixture, int64_t column, int64_t lanes) {
   Floats largest = broadcast(-kInfinity);
   for (const MixtureTerm& term : mixture.terms) {
-    largest = max(octaves_of<true>(logits, term, column, lanes), largest);
+    largest = max(octaves_of(load_columns(logits + term.offset + column, lanes), term), largest);
   }
   const Floats finite = largest > -kInfinity ? largest : Floats{};
   Floats total{};
   for (const MixtureTerm& term : mixture.terms) {
-    const Floats y = octaves_of<true>(logits, term, column, lanes) - finite;
-    total = fma(exp2(y), broadcast(term.weight), total);
+    const Floats x = load_columns(logits + term.offset + column, lanes);
+    total = total + exp2(octaves_of(x, term) - finite);
   }
   const Floats octaves_in_nats = finite * static_cast<float>(kLn2);
   const Floats result = (broadcast(static_cast<float>(mixture.base)) + octaves_in_nats) + log(total);
@@ -78,10 +98,11 @@ Mixture make_mixture(const BranchLayout& layout, int64_t begin, int64_t end, con
   }
   mixture.terms.reserve(mixture.branches.size());
   for (const int64_t b : mixture.branches) {
-    const double octaves = (log_weights[b] - largest) / kLn2 - normalizers[b].octaves;
-    const float rounded = static_cast<float>(octaves);
-    const float weight = static_cast<float>(std::exp2(octaves - rounded));
-    mixture.terms.push_back({layout.offset(begin + b), normalizers[b].center, rounded, weight});
+    const Normalizer& normalizer = normalizers[b];
+    const auto log_normalizer = static_cast<float>(normalizer.center + normalizer.octaves / kLog2E);
+    const double lost = kOctavesPerLogit * (static_cast<double>(normalizer.center) - log_normalizer);
+    const double octaves = (log_weights[b] - largest) / kLn2 - (lost + normalizer.octaves);
+    mixture.terms.push_back({layout.offset(begin + b), log_normalizer, static_cast<float>(octaves)});
   }
   return mixture;
 }
@@ -104,15 +125,7 @@ void mix_columns(const scalar_t* logits, const Mixture& mixture, int64_t column,
     if (!one_level) std::fill_n(level, padded, 0.0f);
     const int64_t last = std::min(first + kGroup * kGroupsPerLevel, terms);
     for (int64_t b = first; b < last; b += kGroup) {
-      const MixtureTerm* group = mixture.terms.data() + b;
-      const int64_t count = std::min(kGroup, last - b);
-      bool centered = false;
-      for (int64_t i = 0; i < count; ++i) centered = centered || group[i].center != 0;
-      if (centered) {
-        add_group<true>(logits, group, count, column, columns, sums);
-      } else {
-        add_group<false>(logits, group, count, column, columns, sums);
-      }
+      add_group(logits, mixture.terms.data() + b, std::min(kGroup, last - b), column, columns, sums);
     }
     if (!one_level) {
       for (int64_t i = 0; i < padded; i += kLanes) store(total + i, load(total + i) + load(level + i));
@@ -138,14 +151,14 @@ float mix_column(const scalar_t* logits, const Mixture& mixture, int64_t column)
   if (mixture.state != RowState::kOrdinary) return mixture.state == RowState::kEmpty ? -kInfinity : kNaN;
   const auto octaves_of_term = [&](const MixtureTerm& term) {
     const double logit = to_float(logits[term.offset + column]);
-    return (logit - term.center) * kLog2E + term.octaves;
+    return (logit - term.log_normalizer) * kOctavesPerLogit + term.octaves;
   };
   double largest = -static_cast<double>(kInfinity);
   for (const MixtureTerm& term : mixture.terms) largest = std::max(largest, octaves_of_term(term));
   if (largest == -static_cast<double>(kInfinity)) return -kInfinity;
   double total = 0;
   for (const MixtureTerm& term : mixture.terms) {
-    total += std::exp2(octaves_of_term(term) - largest) * term.weight;
+    total += std::exp2(octaves_of_term(term) - largest);
   }
   return static_cast<float>(mixture.base + (largest + std::log2(total)) * kLn2);
 }

@@ -21,7 +21,7 @@ struct Octaves {
 // Sum of 2^y over the columns, and the largest logit of each block.
 template <bool kCentered, bool kMaxima, typename scalar_t>
 float sum_columns(const scalar_t* logits, int64_t columns, const Octaves& octaves, float* block_maxima) {
-  constexpr int64_t kWays = 4;
+  constexpr int64_t kWays = 4;  // sums that grow side by side, so that an addition need not wait for the last
   Floats total{};
   for (int64_t begin = 0; begin < columns; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, columns);
@@ -34,7 +34,11 @@ float sum_columns(const scalar_t* logits, int64_t columns, const Octaves& octave
     };
     int64_t column = begin;
     for (; column + kWays * kLanes <= end; column += kWays * kLanes) {
-      for (int64_t way = 0; way < kWays; ++way) add(load(logits + column + way * kLanes), way);
+      for (int64_t way = 0; way < kWays; way += 2) {
+        const FloatsPair pair = load_pair(logits + column + way * kLanes);
+        add(pair.first, way);
+        add(pair.second, way + 1);
+      }
     }
     for (; column + kLanes <= end; column += kLanes) add(load(logits + column), 0);
     if (column < end) add(load_partial(logits + column, end - column, -kInfinity), 1);

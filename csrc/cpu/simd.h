@@ -161,6 +161,40 @@ inline Floats exp2_scale(Floats mantissa, Floats y) {
 
 #endif
 
+// ---- Two registers at a time ---------------------------------------------------------------------------------
+
+// 2 * kLanes consecutive numbers, in the order in which they are cheapest to load; in_order undoes it for results.
+struct FloatsPair {
+  Floats first, second;
+};
+
+template <typename scalar_t>
+FloatsPair load_pair(const scalar_t* data) {
+  return {load(data), load(data + kLanes)};
+}
+
+template <typename scalar_t>
+FloatsPair in_order(FloatsPair pair) {
+  return pair;
+}
+
+#if defined(__AVX512F__)
+// The even and the odd ones: an instruction each, where widening one half takes two.
+template <>
+inline FloatsPair load_pair(const bfloat16* data) {
+  const __m512i words = _mm512_loadu_si512(data);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16)),
+          _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000))))};
+}
+
+template <>
+inline FloatsPair in_order<bfloat16>(FloatsPair pair) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return {_mm512_permutex2var_ps(pair.first, low, pair.second), _mm512_permutex2var_ps(pair.first, high, pair.second)};
+}
+#endif
+
 // The first `count` < kLanes elements; `fill` elsewhere.
 template <typename scalar_t>
 inline Floats load_partial(const scalar_t* data, int64_t count, float fill) {
