@@ -84,7 +84,7 @@ endif
 # ---- Tasks ------------------------------------------------------------------------------------------------
 
 demo: setup
-	$(BIN)/mtp-ext study marginalization --demo
+	$(BIN)/mtp-ext study marginalization --positions 6 --output runs/demo
 
 test: lint pytest test-reference wheel
 
@@ -143,7 +143,9 @@ endef
 export SMOKE
 
 bench: setup
-	$(BIN)/python -m pytest -v benchmarks/bench_*.py $(BENCH) --benchmark-json=runs/bench/results.json
+	@mkdir -p runs/bench
+	$(BIN)/python -m pytest -v benchmarks/bench_*.py $(BENCH) --benchmark-quiet \
+	  --benchmark-json=runs/bench/results.json
 	$(BIN)/python benchmarks/report.py runs/bench/results.json
 
 clean:

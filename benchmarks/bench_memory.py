@@ -1,0 +1,23 @@
+"""Memory beyond inputs and outputs: the peak of one call in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jobs
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+_SCRIPT = Path(__file__).with_name("peak_memory.py")
+
+
+@pytest.mark.benchmark(group="memory")
+@pytest.mark.parametrize("op", jobs.JOBS)
+def test_memory(benchmark: BenchmarkFixture, pytestconfig: pytest.Config, op: str) -> None:
+    options = ["--smallest"] if pytestconfig.getoption("--smallest") else []
+    command = [sys.executable, str(_SCRIPT), op, *options]
+    done = benchmark.pedantic(
+        lambda: subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True), rounds=1
+    )
+    benchmark.extra_info["records"] = [json.loads(line) for line in done.stdout.splitlines()]

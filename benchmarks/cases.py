@@ -1,0 +1,49 @@
+"""What every benchmark runs over: shapes of real workloads, dtypes and thread counts."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import pytest
+import torch
+
+# rows x branches x vocabulary. 270 and 850 are the mean branches of a 0.99 nucleus under Llama-3 8B and
+# Pythia 410M (arXiv 2502.09419, figure 4); the vocabularies are those of SmolLM2, Pythia and Llama 3.
+BRANCH_SHAPES = (
+    (1, 8, 49152),
+    (1, 8, 128256),
+    (4, 16, 128256),
+    (1, 64, 49152),
+    (1, 270, 128256),
+    (1, 850, 50304),
+)
+# rows x vocabulary
+LOGIT_SHAPES = ((64, 49152), (64, 128256))
+DTYPES = ("float32", "bfloat16")
+THREADS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input: its shape, the name of its dtype, and how many threads may work on it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    threads: int
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    def __str__(self) -> str:
+        return f"{'x'.join(map(str, self.shape))}-{self.dtype}-{self.threads}"
+
+
+def cases(shapes: tuple[tuple[int, ...], ...]) -> list[Case]:
+    """All cases of these shapes, the smallest first."""
+    return [Case(*each) for each in product(shapes, DTYPES, THREADS)]
+
+
+def over(shapes: tuple[tuple[int, ...], ...]) -> pytest.MarkDecorator:
+    """Runs a benchmark on all cases of these shapes."""
+    return pytest.mark.parametrize("case", cases(shapes), ids=str)

@@ -1,0 +1,138 @@
+"""Prints what the benchmarks measured, and writes it beside the results: report.md and plots.
+
+python report.py RESULTS.json
+"""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import geometric_mean, mean
+
+import plots
+from records import PeakMemory, Results, Timing, read
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table that is aligned as plain text too."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    lines.insert(1, ["-" * (width - 1) + ":" for width in widths])
+    padded = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def speed(op: str, timings: list[Timing]) -> str:
+    """One op on all of its cases."""
+    rivals = timings[0].rivals
+    header = [
+        "case",
+        "ours, ms",
+        *(f"x {rival}" for rival in rivals),
+        "MB",
+        "bandwidth",
+        "exp rate",
+    ]
+    rows = [
+        [
+            timing.case,
+            f"{timing.seconds['ours'] * 1e3:.3f}",
+            *(f"{timing.ratio(rival):.2f}" for rival in rivals),
+            f"{timing.bytes / 1e6:.1f}",
+            f"{timing.memory_share:.0%}",
+            f"{timing.exponential_share:.0%}",
+        ]
+        for timing in timings
+    ]
+    ratios = {rival: [timing.ratio(rival) for timing in timings] for rival in rivals}
+    empty = ["", "", ""]
+    rows.append(["geometric mean", "", *(f"{geometric_mean(ratios[rival]):.2f}" for rival in rivals), *empty])
+    rows.append(["smallest", "", *(f"{min(ratios[rival]):.2f}" for rival in rivals), *empty])
+    text = f"## {op}\n\n{table(header, rows)}"
+    compiling = [timing.compile_seconds for timing in timings if timing.compile_seconds]
+    if compiling:
+        text += (
+            f"\n\ntorch.compile took {mean(compiling):.1f} s a case, {max(compiling):.1f} s at most "
+            "(next to none where its cache had the code)."
+        )
+    return text
+
+
+def overhead(timings: list[Timing]) -> str:
+    """Each op on a tiny input."""
+    rows = [
+        [
+            timing.op,
+            f"{timing.seconds['ours'] * 1e6:.2f}",
+            f"{timing.seconds['empty op'] * 1e6:.2f}",
+            f"{(timing.seconds['ours'] - timing.seconds['empty op']) * 1e6:.2f}",
+        ]
+        for timing in timings
+    ]
+    header = ["op", "ours, us", "empty op (aten.alias), us", "difference, us"]
+    return f"## Overhead of a call\n\nOn a tiny input, in inference mode.\n\n{table(header, rows)}"
+
+
+def memory(peaks: list[PeakMemory]) -> str:
+    """The most that each op took, over dtypes and thread counts."""
+    cases = list(dict.fromkeys((peak.op, peak.shape) for peak in peaks))
+    rows = []
+    for op, shape in cases:
+        here = [peak for peak in peaks if (peak.op, peak.shape) == (op, shape)]
+        ours = max(peak.peak_bytes["ours"] / peak.threads for peak in here)
+        eager = max(peak.peak_bytes["eager"] / peak.threads for peak in here)
+        rows.append([op, "x".join(map(str, shape)), f"{ours / 2**20:.2f}", f"{eager / 2**20:.1f}"])
+    header = ["op", "shape", "ours, MiB a thread", "eager, MiB a thread"]
+    return f"## Peak memory beyond inputs and outputs\n\n{table(header, rows)}"
+
+
+def ceilings(timings: list[Timing]) -> str:
+    """What the machine could do, as measured in this run."""
+    by_threads = {timing.threads: timing.ceilings for timing in timings}
+    rows = [
+        [
+            str(threads),
+            f"{rates['bytes_per_second'] / 1e9:.1f}",
+            f"{rates['exponentials_per_second'] / 1e9:.2f}",
+        ]
+        for threads, rates in sorted(by_threads.items())
+    ]
+    return table(["threads", "memory read, GB/s", "exponentials, 10^9/s"], rows)
+
+
+def report(results: Results) -> str:
+    """All of it, as Markdown."""
+    machine = results.machine
+    parts = [
+        "# Benchmarks of mtp_ext",
+        f"{machine['cpu'].get('brand_raw', 'unknown processor')} as {machine['capability']}, "
+        f"torch {machine['torch']}, mtp_ext {machine['mtp_ext']} ({machine['libraries']}).",
+        "A case is rows x branches x vocabulary (select_branches: rows x vocabulary), dtype, threads.\n"
+        "`x eager` is how many times ours is as fast as eager PyTorch, by medians of calls in turn. MB are\n"
+        "inputs read once and outputs. The last two columns are shares of what the machine was measured to\n"
+        "do; that of the bandwidth can exceed 100 % where a cache holds the input. The nearer the larger of\n"
+        "the two is to 100 %, the less there is to gain.",
+    ]
+    if results.speed:
+        parts.append(ceilings(results.speed))
+    parts += [speed(op, timings) for op, timings in results.speed_of().items()]
+    if results.overhead:
+        parts.append(overhead(results.overhead))
+    if results.memory:
+        parts.append(memory(results.memory))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Prints and plots what the benchmarks measured.")
+    parser.add_argument("results", type=Path, help="written by pytest --benchmark-json")
+    path = parser.parse_args().results
+    results = read(path)
+    text = report(results)
+    print(text)
+    (path.parent / "report.md").write_text(text)
+    for plot in [path, path.parent / "report.md", *plots.draw(results, path.parent)]:
+        print("wrote", plot)
+
+
+if __name__ == "__main__":
+    main()

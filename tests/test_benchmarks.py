@@ -1,0 +1,40 @@
+"""The benchmarks run, agree with the reference and can be reported. No time is judged."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+BENCHMARKS = sorted((REPOSITORY / "benchmarks").glob("bench_*.py"))
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bench") / "results.json"
+    run("-m", "pytest", *BENCHMARKS, "--smallest", "-p", "no:cacheprovider", f"--benchmark-json={path}")
+    return path
+
+
+def test_every_benchmark_runs(results: Path) -> None:
+    ran = {
+        benchmark["fullname"].partition("::")[0]
+        for benchmark in json.loads(results.read_text())["benchmarks"]
+    }
+    assert ran == {f"benchmarks/{path.name}" for path in BENCHMARKS}
+
+
+def test_report_shows_every_op_and_draws(results: Path) -> None:
+    text = run(REPOSITORY / "benchmarks" / "report.py", results)
+    for op in ("marginalize", "marginalize_topk", "joint_topk", "select_branches"):
+        assert f"## {op}\n" in text
+    for name in ("report.md", "speed.png", "ceilings.png", "overhead.png", "memory.png"):
+        assert (results.parent / name).stat().st_size > 0
