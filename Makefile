@@ -9,7 +9,9 @@ export MTP_EXT_BUILD ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
-CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+C_FILES := -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
+SOURCES := $(shell find csrc $(C_FILES))
+FORMATTED := $(shell find csrc benchmarks tests $(C_FILES))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -70,7 +72,7 @@ $(TOOLS): $(VENV)/torch.stamp pyproject.toml setup.py
 build/kind: FORCE
 	$(call record,$(MTP_EXT_BUILD))
 
-$(LIBRARIES): $(TOOLS) build/kind setup.py $(CSRC)
+$(LIBRARIES): $(TOOLS) build/kind setup.py $(SOURCES)
 	rm -f mtp_ext/*.so
 ifneq ($(MTP_EXT_BUILD),none)
 	@command -v $${CXX:-c++} > /dev/null || { \
@@ -94,12 +96,12 @@ lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 
 format: $(TOOLS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CSRC)
+	$(BIN)/clang-format -i $(FORMATTED)
 
 pytest: setup
 	$(BIN)/python -m pytest

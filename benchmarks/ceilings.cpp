@@ -1,6 +1,7 @@
 // What this machine could do at best, the yardstick of the benchmarks. Prints one line:
-//   bytes read per second from memory, and exponentials per second (2^y of csrc/cpu/simd.h on numbers that stay in the
-//   first-level cache, added up as the kernels do), both on `threads` threads and the best of nine tries.
+//   bytes read per second from memory, and exponentials per second (2^y of csrc/cpu/simd.h on numbers that
+//   stay in the first-level cache, added up as the kernels do), both on `threads` threads and the best of
+//   nine tries.
 //
 //   ceilings THREADS
 #include <algorithm>
@@ -18,7 +19,7 @@ using mtp_ext::Floats;
 using mtp_ext::kLanes;
 
 constexpr int64_t kTries = 9;
-constexpr int64_t kSums = 8;  // independent ones: enough to hide the latency of an addition
+constexpr int64_t kSums = 8;                 // independent ones: enough to hide the latency of an addition
 constexpr int64_t kMemoryFloats = 64 << 20;  // 256 MiB a thread, more than any cache
 constexpr int64_t kCacheFloats = 2048;       // 8 KiB
 constexpr int64_t kRepeats = 16384;
@@ -62,7 +63,8 @@ int main(int argc, char** argv) {
   std::vector<float> results(threads * 64);  // a cache line apart; keeps the work from being optimized away
 
   const double reading = best_seconds(threads, [&](int64_t thread) {
-    results[thread * 64] = sum_of(memory.data() + thread * kMemoryFloats, kMemoryFloats, [](Floats x) { return x; });
+    results[thread * 64] =
+        sum_of(memory.data() + thread * kMemoryFloats, kMemoryFloats, [](Floats x) { return x; });
   });
   const double exponentials = best_seconds(threads, [&](int64_t thread) {
     float total = 0;
