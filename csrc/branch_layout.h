@@ -1,4 +1,5 @@
-// Where the branches of a batch lie in memory, dense or ragged. Torch-free; shared by the marginalization kernels.
+// Where the branches of a batch lie in memory, dense or ragged. Torch-free; shared by the marginalization
+// kernels.
 //   dense:  logits [rows, branches, vocab], weights [rows, branches]
 //   ragged: logits [m, vocab], weights [m]; row r owns branches indptr[r] to indptr[r + 1]
 // A branch is named by its flat number: row * branches + branch, or its place among the m.
@@ -10,7 +11,7 @@ namespace mtp_ext {
 
 struct BranchLayout {
   int64_t rows = 0;
-  int64_t branches = 0;             // in a row (dense), or in all (ragged)
+  int64_t branches = 0;  // in a row (dense), or in all (ragged)
   int64_t vocab = 0;
   int64_t row_stride = 0;           // of the logits, in elements; unused when ragged
   int64_t branch_stride = 0;        // of the logits, in elements

@@ -22,8 +22,8 @@ inline int32_t to_aten_dtype(ScalarType dtype) {
   return torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
 }
 
-// An uninitialised contiguous tensor on the device of `like`. Asks the allocator directly: the dispatcher's new_empty
-// costs a microsecond more a tensor.
+// An uninitialised contiguous tensor on the device of `like`. Asks the allocator directly: the dispatcher's
+// new_empty costs a microsecond more a tensor.
 inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
   constexpr size_t kMaxDimensions = 8;
   int64_t strides[kMaxDimensions] = {};
@@ -36,7 +36,8 @@ inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
-                                                  to_aten_dtype(dtype), device_type, like.get_device_index(), &handle));
+                                                  to_aten_dtype(dtype), device_type, like.get_device_index(),
+                                                  &handle));
   return Tensor(handle);
 }
 

@@ -1,4 +1,5 @@
-// What the bindings of all marginalization ops share: the batch as they received it, and the first pass over it.
+// What the bindings of all marginalization ops share: the batch as they received it, and the first pass over
+// it.
 #pragma once
 
 #include <optional>
@@ -13,7 +14,7 @@
 
 namespace mtp_ext {
 
-inline constexpr int64_t kBatchLogitBytes = 8 << 20;    // read twice: the second time from the last-level cache
+inline constexpr int64_t kBatchLogitBytes = 8 << 20;  // read twice: the second time from the last-level cache
 
 // The checked arguments of a marginalization op.
 struct BranchBatch {
@@ -27,10 +28,10 @@ BranchBatch check_branches(const char* op, const Tensor& branch_logits, const Te
 // Rows row_begin to row_end after the first pass.
 struct BranchPass {
   int64_t row_begin, row_end;
-  int64_t first_branch;              // flat number
+  int64_t first_branch;  // flat number
   int64_t branches;
-  std::vector<Mixture> mixtures;     // by row - row_begin
-  std::vector<float> block_maxima;   // [branches, block_count(vocab)], where asked for
+  std::vector<Mixture> mixtures;    // by row - row_begin
+  std::vector<float> block_maxima;  // [branches, block_count(vocab)], where asked for
 
   int64_t rows() const { return row_end - row_begin; }
   const float* row_maxima(const BranchLayout& layout, int64_t row) const {
@@ -39,8 +40,8 @@ struct BranchPass {
   int64_t branches_per_row() const { return ceil_div(branches, rows()); }
 };
 
-// Calls body(pass) for batches of rows, small enough for their logits to stay in the cache between the passes.
-// The cut depends on the shape alone.
+// Calls body(pass) for batches of rows, small enough for their logits to stay in the cache between the
+// passes. The cut depends on the shape alone.
 template <typename scalar_t, typename Body>
 void for_each_pass(const scalar_t* logits, const BranchBatch& batch, bool renormalize, bool with_maxima,
                    Body&& body) {
@@ -66,9 +67,10 @@ void for_each_pass(const scalar_t* logits, const BranchBatch& batch, bool renorm
       const int64_t branch = pass.first_branch + i / chunks;
       if (batch.log_weights[branch] == -kInfinity) return;  // not read
       const int64_t column = i % chunks * kChunk;
-      float* maxima = with_maxima ? pass.block_maxima.data() + i / chunks * blocks + column / kBlock : nullptr;
-      sums[i] = sum_chunk(logits + layout.offset(branch) + column, std::min(kChunk, layout.vocab - column), kLog2E,
-                          maxima);
+      float* maxima =
+          with_maxima ? pass.block_maxima.data() + i / chunks * blocks + column / kBlock : nullptr;
+      sums[i] = sum_chunk(logits + layout.offset(branch) + column, std::min(kChunk, layout.vocab - column),
+                          kLog2E, maxima);
     });
     for (int64_t i = 0; i < branches; ++i) {
       normalizers[i] = join_chunks(sums.data() + i * chunks, chunks, kLog2E);

@@ -26,9 +26,13 @@ std::tuple<Tensor, Tensor> marginalize_topk_cpu(const Tensor& branch_logits, con
         rows.emplace_back(pass.mixtures[row], pass.row_maxima(layout, row), layout.vocab, k);
       }
       const int64_t share_logits = pass.branches_per_row() * kBlock;
-      parallel_items(pass.rows(), share_logits, [&](int64_t row) { rows[row].start(logits); });
-      parallel_items(pass.rows() * MixtureTopK::kShares, share_logits, [&](int64_t i) {
-        rows[i / MixtureTopK::kShares].run_share(logits, i % MixtureTopK::kShares);
+      const int64_t shares = pass.rows() * MixtureTopK::kShares;
+      parallel_items(shares, share_logits, [&](int64_t i) {
+        rows[i / MixtureTopK::kShares].mix_first(logits, i % MixtureTopK::kShares);
+      });
+      for (MixtureTopK& row : rows) row.agree();
+      parallel_items(shares, share_logits, [&](int64_t i) {
+        rows[i / MixtureTopK::kShares].mix_rest(logits, i % MixtureTopK::kShares);
       });
       for (int64_t row = 0; row < pass.rows(); ++row) {
         rows[row].write(log_prob_data + (pass.row_begin + row) * k, token_data + (pass.row_begin + row) * k);

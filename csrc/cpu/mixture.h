@@ -1,9 +1,9 @@
 // The mixture of a row's branches, the second of the two passes over the logits:
 //   out[v] = log sum_b exp(w[b]) softmax(logits[b])[v] = base + log sum_b 2^y[b, v]                    (nats)
 //   y[b, v] = log2(e) * (logits[b, v] - log_normalizer[b]) + octaves[b]
-// Subtracting the normaliser first keeps y as precise as a log-probability, however large the logits; `octaves` is the
-// weight plus what float32 lost of the normaliser. Columns whose sum is so small that terms may have been lost are
-// computed again in log space. Equation 6 of arXiv 2502.09419.
+// Subtracting the normaliser first keeps y as precise as a log-probability, however large the logits;
+// `octaves` is the weight plus what float32 lost of the normaliser. Columns whose sum is so small that terms
+// may have been lost are computed again in log space. Equation 6 of arXiv 2502.09419.
 #pragma once
 
 #include <cstdint>

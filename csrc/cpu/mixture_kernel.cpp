@@ -1,14 +1,13 @@
 #include "mixture.h"
-
 #include "simd.h"
 
 namespace mtp_ext {
 namespace {
 
-constexpr int64_t kGroup = 8;            // branches summed in a register
-constexpr int64_t kGroupsPerLevel = 32;  // groups summed in one buffer before it moves to the total
+constexpr int64_t kGroup = 8;                // branches summed in a register
+constexpr int64_t kGroupsPerLevel = 32;      // groups summed in one buffer before it moves to the total
 constexpr double kOctavesPerLogit = kLog2E;  // as rounded as in the normaliser
-constexpr float kSmallest = 0x1p-80f;    // below it, terms under float32's 2^-126 may count
+constexpr float kSmallest = 0x1p-80f;        // below it, terms under float32's 2^-126 may count
 
 Floats octaves_of(Floats x, const MixtureTerm& term) {
   return fma(x - broadcast(term.log_normalizer), broadcast(kLog2E), broadcast(term.octaves));
@@ -163,8 +162,8 @@ float mix_column(const scalar_t* logits, const Mixture& mixture, int64_t column)
   return static_cast<float>(mixture.base + (largest + std::log2(total)) * kLn2);
 }
 
-#define MTP_EXT_INSTANTIATE(scalar_t)                                                        \
-  template void mix_columns(const scalar_t*, const Mixture&, int64_t, int64_t, float*);     \
+#define MTP_EXT_INSTANTIATE(scalar_t)                                                   \
+  template void mix_columns(const scalar_t*, const Mixture&, int64_t, int64_t, float*); \
   template float mix_column(const scalar_t*, const Mixture&, int64_t);
 MTP_EXT_INSTANTIATE(float)
 MTP_EXT_INSTANTIATE(bfloat16)

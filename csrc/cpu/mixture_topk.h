@@ -1,9 +1,10 @@
 // The k best columns of a mixture, without mixing most of them.
 //
-// The mixture of the branches' largest logits in a block of columns bounds every column of the block from above, and
-// since the largest probabilities of the blocks add up to at most one, at most 1 / p blocks can hold a column of
-// probability p. So the first pass keeps those maxima, and the second one mixes only the blocks whose bound reaches
-// the k best so far, best bound first. Values are those of mix_columns, bit for bit.
+// The mixture of the branches' largest logits in a block of columns bounds every column of the block from
+// above, and since the largest probabilities of the blocks add up to at most one, at most 1 / p blocks can
+// hold a column of probability p. So the first pass keeps those maxima, and the second one mixes only the
+// blocks whose bound reaches the k best so far, best bound first. Values are those of mix_columns, bit for
+// bit.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +22,14 @@ class MixtureTopK {
   // `block_maxima` [branches, block_count(vocab)] of the row that the mixture is of.
   MixtureTopK(const Mixture& mixture, const float* block_maxima, int64_t vocab, int64_t k);
 
-  // Mixes the blocks with the best bounds until there are k candidates.
+  // Two rounds, between which the shares agree on a threshold: in the first every share mixes its block of
+  // best bound, in the second all its blocks that can still hold one of the k best. Shares of a round may run
+  // in any order.
   template <typename scalar_t>
-  void start(const scalar_t* logits);
-
-  // Mixes every block of a share that can still hold one of the k best; shares may run in any order.
+  void mix_first(const scalar_t* logits, int64_t share);
+  void agree();
   template <typename scalar_t>
-  void run_share(const scalar_t* logits, int64_t share);
+  void mix_rest(const scalar_t* logits, int64_t share);
 
   // Writes the k best, short rows ending in -inf and -1.
   void write(float* log_probs, int64_t* tokens);
@@ -44,10 +46,9 @@ class MixtureTopK {
   const Mixture& mixture_;
   int64_t vocab_;
   int64_t k_;
-  std::vector<Block> blocks_;  // best bound first
-  int64_t started_ = 0;        // blocks that start() has mixed
-  TopCandidates best_;
+  std::vector<Block> blocks_;  // best bound first; block i belongs to share i % kShares
   std::vector<TopCandidates> shares_;
+  float threshold_ = -std::numeric_limits<float>::infinity();  // that the shares have agreed on
 };
 
 }  // namespace mtp_ext

@@ -9,7 +9,7 @@ float with_slack(float bound) { return bound + 1e-5f + 1e-6f * std::abs(bound); 
 }  // namespace
 
 MixtureTopK::MixtureTopK(const Mixture& mixture, const float* block_maxima, int64_t vocab, int64_t k)
-    : mixture_(mixture), vocab_(vocab), k_(k), best_(k) {
+    : mixture_(mixture), vocab_(vocab), k_(k), shares_(kShares, TopCandidates(k)) {
   if (mixture.state != RowState::kOrdinary) return;
   const int64_t count = block_count(vocab);
   Mixture maxima = mixture;  // the same terms over the maxima instead of the logits
@@ -35,36 +35,41 @@ void MixtureTopK::mix_block(const scalar_t* logits, const Block& block, TopCandi
 }
 
 template <typename scalar_t>
-void MixtureTopK::start(const scalar_t* logits) {
-  const auto blocks = static_cast<int64_t>(blocks_.size());
-  while (started_ < blocks && started_ * kBlock < k_) mix_block(logits, blocks_[started_++], best_);
-  best_.cut();
-  shares_.assign(kShares, TopCandidates(k_, best_.threshold()));
+void MixtureTopK::mix_first(const scalar_t* logits, int64_t share) {
+  if (share < static_cast<int64_t>(blocks_.size())) mix_block(logits, blocks_[share], shares_[share]);
+}
+
+void MixtureTopK::agree() {
+  TopCandidates best(k_);
+  for (const TopCandidates& share : shares_) best.add_all(share);
+  best.cut();
+  threshold_ = best.threshold();
 }
 
 template <typename scalar_t>
-void MixtureTopK::run_share(const scalar_t* logits, int64_t share) {
+void MixtureTopK::mix_rest(const scalar_t* logits, int64_t share) {
   TopCandidates& best = shares_[share];
-  for (size_t i = started_ + share; i < blocks_.size(); i += kShares) {
-    if (blocks_[i].bound < best.threshold() || blocks_[i].bound == -kInfinity) break;
-    mix_block(logits, blocks_[i], best);
+  for (size_t i = share + kShares; i < blocks_.size(); i += kShares) {
     best.cut();
+    if (blocks_[i].bound < std::max(threshold_, best.threshold()) || blocks_[i].bound == -kInfinity) break;
+    mix_block(logits, blocks_[i], best);
   }
 }
 
 void MixtureTopK::write(float* log_probs, int64_t* tokens) {
   std::fill_n(log_probs, k_, mixture_.state == RowState::kBroken ? kNaN : -kInfinity);
   std::fill_n(tokens, k_, int64_t{-1});
-  for (const TopCandidates& share : shares_) best_.add_all(share);
-  for (const Candidate& candidate : best_.sorted()) {
+  TopCandidates best(k_);
+  for (const TopCandidates& share : shares_) best.add_all(share);
+  for (const Candidate& candidate : best.sorted()) {
     *log_probs++ = candidate.value;
     *tokens++ = candidate.id;
   }
 }
 
-#define MTP_EXT_INSTANTIATE(scalar_t)                   \
-  template void MixtureTopK::start(const scalar_t*);    \
-  template void MixtureTopK::run_share(const scalar_t*, int64_t);
+#define MTP_EXT_INSTANTIATE(scalar_t)                             \
+  template void MixtureTopK::mix_first(const scalar_t*, int64_t); \
+  template void MixtureTopK::mix_rest(const scalar_t*, int64_t);
 MTP_EXT_INSTANTIATE(float)
 MTP_EXT_INSTANTIATE(bfloat16)
 MTP_EXT_INSTANTIATE(float16)

@@ -1,11 +1,11 @@
 #include "normalizer.h"
-
 #include "simd.h"
 
 namespace mtp_ext {
 namespace {
 
-constexpr float kLargestShift = 65536.0f;  // octaves; 2^-8 of one is still told apart from the next in float32
+constexpr float kLargestShift =
+    65536.0f;  // octaves; 2^-8 of one is still told apart from the next in float32
 
 // y = scale * (x - center) - shift, in octaves.
 struct Octaves {

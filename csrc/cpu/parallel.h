@@ -1,4 +1,5 @@
-// The one way in which bindings share work among threads: torch's own pool, items cut by the request's shape alone.
+// The one way in which bindings share work among threads: torch's own pool, items cut by the request's shape
+// alone.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +11,8 @@ namespace mtp_ext {
 
 inline constexpr int64_t kGrain = 32768;  // logits that are worth a thread
 
-// Calls body(i) for 0 <= i < items on as many threads as the work is worth; an item reads `logits_per_item` logits.
+// Calls body(i) for 0 <= i < items on as many threads as the work is worth; an item reads `logits_per_item`
+// logits.
 template <typename Body>
 void parallel_items(int64_t items, int64_t logits_per_item, const Body& body) {
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, logits_per_item));

@@ -11,8 +11,8 @@ namespace {
 constexpr const char* kOp = "select_branches";
 constexpr int64_t kMostBranches = 1 << 20;
 
-NucleusLimits check_limits(int64_t vocab, double top_p, const std::optional<int64_t>& top_k, double temperature,
-                           int64_t max_branches) {
+NucleusLimits check_limits(int64_t vocab, double top_p, const std::optional<int64_t>& top_k,
+                           double temperature, int64_t max_branches) {
   if (!(0 < top_p && top_p <= 1)) refuse(kOp, "top_p must be in (0, 1], got ", top_p);
   if (top_k) check_range(kOp, "top_k", *top_k, 1, vocab);
   if (!(0 < temperature && std::isfinite(temperature))) {

@@ -1,9 +1,11 @@
 // The vector vocabulary of the CPU kernels: one register of floats, whatever the instruction set.
 //
-// Each kernel is compiled once for AVX-512, once for AVX2 and once for the plain architecture; only this file knows
-// the difference. A Floats is a compiler vector type, so + - * / and comparisons are the language's own.
+// Each kernel is compiled once for AVX-512, once for AVX2 and once for the plain architecture; only this file
+// knows the difference. A Floats is a compiler vector type, so + - * / and comparisons are the language's
+// own.
 //
-//   exp2(y)  2^y, y in octaves. Polynomial of degree 5 on [0, 1): relative error 1.5e-7 measured over all of it.
+//   exp2(y)  2^y, y in octaves. Polynomial of degree 5 on [0, 1): relative error 1.5e-7 measured over all of
+//   it.
 //            0 below 2^-126 at the latest, +inf from 128 on, NaN stays NaN.
 //   log(x)   natural logarithm of a positive normal number. Relative error 1e-7 measured on [0.707, 1.414].
 #pragma once
@@ -85,8 +87,10 @@ inline float sum(Floats a) { return _mm512_reduce_add_ps(a); }
 inline float maximum(Floats a) { return _mm512_reduce_max_ps(a); }
 inline uint32_t less_mask(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 
-inline Floats exp2_scale(Floats mantissa, Floats y) { return _mm512_scalef_ps(mantissa, y); }  // floors y itself
-inline Floats fraction(Floats y) { return _mm512_reduce_ps(y, _MM_FROUND_TO_NEG_INF); }        // 0 at infinity
+inline Floats exp2_scale(Floats mantissa, Floats y) {
+  return _mm512_scalef_ps(mantissa, y);
+}  // floors y itself
+inline Floats fraction(Floats y) { return _mm512_reduce_ps(y, _MM_FROUND_TO_NEG_INF); }  // 0 at infinity
 
 #elif defined(__AVX2__)
 
@@ -147,8 +151,8 @@ inline Floats floor(Floats y) {  // |y| < 2^31: exp2 has clamped it
 }
 #endif
 
-// What AVX-512 does in one instruction each. The clamps keep the exponent in its field: 2^-127 is written as 0
-// and 2^128 as infinity. max(constant, NaN) is NaN.
+// What AVX-512 does in one instruction each. The clamps keep the exponent in its field: 2^-127 is written as
+// 0 and 2^128 as infinity. max(constant, NaN) is NaN.
 inline Floats clamp_exponent(Floats y) { return -max(broadcast(-128.0f), -max(broadcast(-127.0f), y)); }
 inline Floats fraction(Floats y) {
   y = clamp_exponent(y);
@@ -161,9 +165,11 @@ inline Floats exp2_scale(Floats mantissa, Floats y) {
 
 #endif
 
-// ---- Two registers at a time ---------------------------------------------------------------------------------
+// ---- Two registers at a time
+// ---------------------------------------------------------------------------------
 
-// 2 * kLanes consecutive numbers, in the order in which they are cheapest to load; in_order undoes it for results.
+// 2 * kLanes consecutive numbers, in the order in which they are cheapest to load; in_order undoes it for
+// results.
 struct FloatsPair {
   Floats first, second;
 };
@@ -191,7 +197,8 @@ template <>
 inline FloatsPair in_order<bfloat16>(FloatsPair pair) {
   const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-  return {_mm512_permutex2var_ps(pair.first, low, pair.second), _mm512_permutex2var_ps(pair.first, high, pair.second)};
+  return {_mm512_permutex2var_ps(pair.first, low, pair.second),
+          _mm512_permutex2var_ps(pair.first, high, pair.second)};
 }
 #endif
 

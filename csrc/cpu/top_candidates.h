@@ -1,5 +1,5 @@
-// The k best of a stream of (value, id), ties to the lower id: a buffer that is cut back to k when it is full, and a
-// threshold that only rises.
+// The k best of a stream of (value, id), ties to the lower id: a buffer that is cut back to k when it is
+// full, and a threshold that only rises.
 #pragma once
 
 #include <algorithm>
