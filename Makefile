@@ -1,4 +1,4 @@
-# Every task of this repository. Each target does all of its own set-up, and only what is missing or out of date.
+# Every task of this repository. Each target does all of its own set-up, but only what is out of date.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -16,11 +16,12 @@ FORMATTED := $(shell find csrc benchmarks tests $(C_FILES))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint format pytest test-reference test-instruction-sets wheel bench clean FORCE
+.PHONY: help setup demo test test-all lint format pytest test-reference test-instruction-sets wheel bench \
+  clean FORCE
 
 help:
-	@echo 'mtp_ext: fast kernels for multi-token prediction in PyTorch. The first command takes minutes (it fetches'
-	@echo 'PyTorch and compiles the kernels into $(VENV)); from then on each does only what has changed.'
+	@echo 'mtp_ext: fast kernels for multi-token prediction in PyTorch. The first command takes minutes: it'
+	@echo 'fetches PyTorch into $(VENV) and compiles the kernels. From then on each does only what has changed.'
 	@echo
 	@echo '  make demo      predict the second next token of real text with a real model, by our kernels'
 	@echo '  make test      lint, all tests, all tests again without kernels, and a wheel in a clean environment'
@@ -50,8 +51,7 @@ endef
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo 'make: Python 3.11 or newer is needed, got '"$$($(PYTHON) --version 2>&1)"'; name one: make PYTHON=...'; \
-	  exit 1; }
+	  echo "make: PYTHON must be Python 3.11 or newer, got $$($(PYTHON) --version 2>&1)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/torch.name: FORCE | $(VENV)/pyvenv.cfg
@@ -61,8 +61,8 @@ $(VENV)/torch.stamp: $(VENV)/torch.name
 	$(PIP) install $(TORCH)
 	@touch $@
 
-# The package itself is installed without its libraries, which are built in place below: pip would compile all of
-# them anew each time, in a folder that it throws away.
+# The package itself is installed without its libraries, which are built in place below: pip would compile all
+# of them anew each time, in a folder that it throws away.
 $(TOOLS): $(VENV)/torch.stamp pyproject.toml setup.py
 	$(PIP) install 'setuptools>=77' wheel 'pybind11>=2.13' ninja
 	MTP_EXT_BUILD=none $(PIP) install --no-build-isolation -e '.[dev]'
@@ -76,8 +76,8 @@ $(LIBRARIES): $(TOOLS) build/kind setup.py $(SOURCES)
 	rm -f mtp_ext/*.so
 ifneq ($(MTP_EXT_BUILD),none)
 	@command -v $${CXX:-c++} > /dev/null || { \
-	  echo 'make: a C++17 compiler and the headers of Python are needed (Debian: apt-get install g++ python3-dev);'; \
-	  echo 'without them, MTP_EXT_BUILD=none installs the pure-Python reference'; exit 1; }
+	  echo 'make: no C++17 compiler was found (Debian: apt-get install g++ python3-dev);'; \
+	  echo '      MTP_EXT_BUILD=none does without, and every op then runs on its PyTorch reference'; exit 1; }
 	$(BIN)/python setup.py build_ext --inplace
 endif
 	$(BIN)/mtp-ext info
@@ -110,8 +110,8 @@ test-instruction-sets: setup
 	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest
 	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest
 
-# A clean environment in the folder $(1), which borrows torch and the tools from $(VENV) but not this package (a .pth
-# file does not pass on those of the folder it names). PYTHONSAFEPATH keeps the source tree off the path.
+# A clean environment in the folder $(1), which borrows torch and the tools from $(VENV) but not this package (a
+# .pth file does not pass on those of the folder it names). PYTHONSAFEPATH keeps the source tree off the path.
 define clean_environment
 rm -rf $(1) build/lib* build/bdist*
 $(BIN)/python -m venv --without-pip $(1)
