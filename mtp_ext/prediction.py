@@ -1,0 +1,107 @@
+"""The second token of a language model, with the first summed out: the paper's prediction in one call."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mtp_ext.branches import Branches, select_branches
+from mtp_ext.integrations import transformers as hugging_face
+from mtp_ext.marginalize import TopPairs, TopTokens, joint_topk, marginalize_topk
+from mtp_ext.ops import checks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_OP = "predict_marginal"
+
+
+class MarginalPrediction(NamedTuple):
+    """What a model expects of the next two tokens.
+
+    Attributes:
+        next: log-probabilities (nats) and tokens [batch, k] of the next token, most probable first.
+        second: the same of the token after it, with the next one summed out.
+        pairs: the most probable pairs [batch, k]; pair i of row r is the token
+            `branches.tokens[r, pairs.branches[r, i]]` followed by `pairs.tokens[r, i]`.
+        branches: the next tokens that were summed over. Their `dropped_mass` [batch] is the probability of
+            all others: `second` is at most that far, in total variation, from the sum over all tokens.
+    """
+
+    next: TopTokens
+    second: TopTokens
+    pairs: TopPairs
+    branches: Branches
+
+
+@torch.no_grad()
+def predict_marginal(
+    model: "PreTrainedModel",
+    input_ids: Tensor,
+    *,
+    top_p: float = 0.99,
+    top_k: int | None = None,
+    k: int = 5,
+) -> MarginalPrediction:
+    """Predicts the next token, and the one after it without deciding on the next one:
+
+        p(x[t+2] | x[..t]) = sum over y of p(y | x[..t]) p(x[t+2] | x[..t], y)
+
+    One forward pass over the prompts, then, for each prompt, one over its branches y, as siblings on its KV
+    cache.
+
+    Args:
+        model: a transformers causal language model in evaluation mode, with full attention and position ids
+            (`mtp_ext.integrations.transformers.load_model` loads one).
+        input_ids: int64 [batch, length], at least one token, prompts of equal length without padding, on the
+            model's device.
+        top_p: in (0, 1]; the branches are the most probable next tokens that add up to it, 1024 at most.
+        top_k: at most this many branches.
+        k: how many tokens and pairs to report, from 1 to vocab. Places beyond the last pair are -inf and -1.
+
+    Returns:
+        `MarginalPrediction(next, second, pairs, branches)`, log-probabilities float32 in nats.
+
+    Raises:
+        ValueError, TypeError: an argument out of its range or of a wrong shape or dtype; a token id that the
+            model does not have; a prompt that leaves no position for a branch; a model that cannot run
+            siblings (sliding windows shorter than the prompt, no position ids), or with logits not finite.
+
+    Source: equation 6 of arXiv 2502.09419.
+    """
+    _check(model, input_ids, k)
+    logits, cache = hugging_face.prefill(model, input_ids)
+    logits = logits[:, 0]  # [batch, vocab]
+    branches = select_branches(logits, top_p=top_p, top_k=top_k)
+    if (broken := (branches.counts == 0) | (branches.tokens[:, 0] < 0)).any():
+        row = int(broken.nonzero()[0])
+        raise ValueError(f"{_OP}: model must give finite logits, got NaN or infinity for input_ids[{row}]")
+
+    second, pairs = [], []
+    for row, count in enumerate(branches.counts.tolist()):
+        after = hugging_face.branch_logits(model, cache, branches.tokens[row, :count], row=row)[None]
+        log_probs = branches.log_probs[row : row + 1, :count]
+        second.append(marginalize_topk(after, log_probs, k=k))
+        pairs.append(joint_topk(after, log_probs, k=k))
+    certain = logits.new_zeros(logits.shape[0], 1, dtype=torch.float32)
+    return MarginalPrediction(
+        next=marginalize_topk(logits[:, None], certain, k=k),  # a mixture of one
+        second=TopTokens(*map(torch.cat, zip(*second, strict=True))),
+        pairs=TopPairs(*map(torch.cat, zip(*pairs, strict=True))),
+        branches=branches,
+    )
+
+
+def _check(model: "PreTrainedModel", input_ids: Tensor, k: int) -> None:
+    length = input_ids.shape[-1] if isinstance(input_ids, Tensor) and input_ids.dim() > 0 else 0
+    hugging_face.check_model(_OP, model, length)
+    embedding = model.get_input_embeddings().weight
+    shape = [("batch", None), ("length", None)]
+    checks.check_tensor(_OP, "input_ids", input_ids, shape, [torch.int64], embedding)
+    if input_ids.numel() == 0:
+        raise ValueError(f"{_OP}: input_ids must hold at least one token, got {list(input_ids.shape)}")
+    low, high = int(input_ids.min()), int(input_ids.max())
+    if low < 0 or high >= embedding.shape[0]:
+        wrong = low if low < 0 else high
+        raise ValueError(f"{_OP}: input_ids must be from 0 to {embedding.shape[0] - 1}, got {wrong}")
+    checks.check_range(_OP, "k", k, 1, model.config.get_text_config().vocab_size)
