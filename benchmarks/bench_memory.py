@@ -1,6 +1,7 @@
 """Memory beyond inputs and outputs: the peak of one call in a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ _SCRIPT = Path(__file__).with_name("peak_memory.py")
 def test_memory(benchmark: BenchmarkFixture, pytestconfig: pytest.Config, op: str) -> None:
     options = ["--smallest"] if pytestconfig.getoption("--smallest") else []
     command = [sys.executable, str(_SCRIPT), op, *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = benchmark.pedantic(
-        lambda: subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True), rounds=1
+        lambda: subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True), rounds=1
     )
     benchmark.extra_info["records"] = [json.loads(line) for line in done.stdout.splitlines()]

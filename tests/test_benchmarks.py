@@ -1,6 +1,7 @@
 """The benchmarks run, agree with the reference and can be reported. No time is judged."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,13 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-BENCHMARKS = sorted((REPOSITORY / "benchmarks").glob("bench_*.py"))
+FOLDER = REPOSITORY / "benchmarks"
+BENCHMARKS = sorted(FOLDER.glob("bench_*.py"))
 
 
 def run(*command: str | Path) -> str:
-    done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER), *sys.path])}
+    done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -25,15 +28,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_benchmark_runs(results: Path) -> None:
-    ran = {
-        benchmark["fullname"].partition("::")[0]
-        for benchmark in json.loads(results.read_text())["benchmarks"]
-    }
+    ran = {benchmark["fullname"].partition("::")[0] for benchmark in json.loads(results.read_text())["benchmarks"]}
     assert ran == {f"benchmarks/{path.name}" for path in BENCHMARKS}
 
 
 def test_report_shows_every_op_and_draws(results: Path) -> None:
-    text = run(REPOSITORY / "benchmarks" / "report.py", results)
+    text = run(FOLDER / "report.py", results)
     for op in ("marginalize", "marginalize_topk", "joint_topk", "select_branches"):
         assert f"## {op}\n" in text
     for name in ("report.md", "speed.png", "ceilings.png", "overhead.png", "memory.png"):
