@@ -1,5 +1,7 @@
 """Laws of joint_topk: the most probable (branch, token) pairs, w[r, b] + log_softmax(logits[r, b])[v]."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -16,7 +18,7 @@ def all_pairs(case: BranchCase, dtype: torch.dtype) -> torch.Tensor:
     rows, vocab = case.rows, case.vocab
     bounds = (torch.arange(rows + 1) * case.log_probs.shape[-1] if case.indptr is None else case.indptr).tolist()
     logits, weights = case.logits.reshape(-1, vocab).to(dtype), case.log_probs.reshape(-1).to(dtype)
-    widest = max([end - begin for begin, end in zip(bounds, bounds[1:], strict=False)], default=0)
+    widest = max([end - begin for begin, end in pairwise(bounds)], default=0)
     pairs = torch.full((rows, widest, vocab), -torch.inf, dtype=dtype)
     for row in range(rows):
         for place, branch in enumerate(range(bounds[row], bounds[row + 1])):

@@ -40,7 +40,7 @@ def check(
     """
     options = {"top_p": top_p, "top_k": top_k, "temperature": temperature, "max_branches": max_branches}
     actual = select(logits, device, **options)
-    rows, vocab = logits.shape
+    rows = len(logits)
     width = max_branches if top_k is None else top_k
     assert actual.tokens.shape == actual.log_probs.shape == (rows, width)
     assert actual.counts.shape == actual.dropped_mass.shape == (rows,)
@@ -169,7 +169,7 @@ def test_ties_go_to_the_lower_token(device: str, vocab: int) -> None:
     assert_same_bits(half.tokens[0, : vocab // 2], torch.arange(vocab // 2))
     few = check(logits, device, max_branches=5)
     assert few.tokens[0].tolist() == [0, 1, 2, 3, 4]
-    assert few.tokens[1].tolist() == (list(range(3, vocab, 7)) + [0, 1, 2, 4])[:5]
+    assert few.tokens[1].tolist() == [*range(3, vocab, 7), 0, 1, 2, 4][:5]
 
 
 def test_top_p_of_one_keeps_every_possible_token(device: str) -> None:
@@ -260,7 +260,7 @@ def test_padding_counts_for_nothing(device: str) -> None:
     chosen = mtp_ext.select_branches(peaked_logits(3, 517, seed=9).to(device), top_p=0.9, max_branches=40)
     branch_logits = peaked_logits(3, 40, 517, seed=10).to(device)
     branch_logits[chosen.tokens == -1] = torch.nan
-    tokens, log_probs, indptr = chosen.ragged()
+    _, log_probs, indptr = chosen.ragged()
     dense = mtp_ext.marginalize(branch_logits, chosen.log_probs)
     ragged = mtp_ext.marginalize(branch_logits[chosen.tokens != -1], log_probs, indptr)
     assert dense.isfinite().all()
