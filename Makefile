@@ -86,7 +86,7 @@ endif
 # ---- Tasks ------------------------------------------------------------------------------------------------
 
 demo: setup
-	$(BIN)/mtp-ext study marginalization --positions 6 --output runs/demo
+	$(BIN)/mtp-ext study marginalization --positions 4 --output runs/demo
 
 test: lint pytest test-reference wheel
 

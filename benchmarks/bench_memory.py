@@ -19,7 +19,10 @@ def test_memory(benchmark: BenchmarkFixture, pytestconfig: pytest.Config, op: st
     options = ["--smallest"] if pytestconfig.getoption("--smallest") else []
     command = [sys.executable, str(_SCRIPT), op, *options]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = benchmark.pedantic(
-        lambda: subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True), rounds=1
-    )
-    benchmark.extra_info["records"] = [json.loads(line) for line in done.stdout.splitlines()]
+
+    def measure() -> str:
+        done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        return done.stdout
+
+    lines = benchmark.pedantic(measure, rounds=1).splitlines()
+    benchmark.extra_info["records"] = [json.loads(line) for line in lines]
