@@ -22,6 +22,8 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 CPU_SOURCES = [
     "csrc/cpu/branch_pass.cpp",
+    "csrc/cpu/cache_checks.cpp",
+    "csrc/cpu/gemm_tile.cpp",
     "csrc/cpu/joint_topk_binding.cpp",
     "csrc/cpu/joint_topk_kernel.cpp",
     "csrc/cpu/marginalize_binding.cpp",
@@ -32,8 +34,16 @@ CPU_SOURCES = [
     "csrc/cpu/normalizer_kernel.cpp",
     "csrc/cpu/select_branches_binding.cpp",
     "csrc/cpu/select_branches_kernel.cpp",
+    "csrc/cpu/tree_attention_binding.cpp",
+    "csrc/cpu/tree_attention_kernel.cpp",
 ]
-HOST_SOURCES = ["csrc/host/module.cpp"]
+HOST_SOURCES = [
+    "csrc/host/best_first.cpp",
+    "csrc/host/merge_paths.cpp",
+    "csrc/host/module.cpp",
+    "csrc/host/optimal_shape.cpp",
+    "csrc/host/tree_structure.cpp",
+]
 COMPILE = ["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
 # torch's stable headers leave parameters unused; gcc 12's AVX-512 headers read undefined registers on purpose.
 COMPILE += ["-Wno-unused-parameter", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "number_types.h"
+
 namespace mtp_ext {
 
 struct BranchLayout {
@@ -25,7 +27,5 @@ struct BranchLayout {
     return branch / branches * row_stride + branch % branches * branch_stride;
   }
 };
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace mtp_ext

@@ -68,8 +68,7 @@ inline std::string describe(const Tensor& tensor) {
   return text.str();
 }
 
-inline std::string describe(std::initializer_list<Dimension> shape,
-                            std::initializer_list<ScalarType> dtypes) {
+inline std::string describe(std::initializer_list<Dimension> shape, std::initializer_list<ScalarType> dtypes) {
   std::ostringstream text;
   text << "[";
   const char* separator = "";
@@ -101,8 +100,7 @@ inline void check_tensor(const char* op, const char* argument, const Tensor& ten
   bool known = false;
   for (const ScalarType dtype : dtypes) known = known || tensor.scalar_type() == dtype;
   if (!fits || !known) {
-    refuse(op, argument, " must be ", describe(shape, dtypes), " on ", device_name(like), ", got ",
-           describe(tensor));
+    refuse(op, argument, " must be ", describe(shape, dtypes), " on ", device_name(like), ", got ", describe(tensor));
   }
   const int64_t last = tensor.dim() - 1;
   if (last >= 0 && tensor.size(last) > 1 && tensor.stride(last) != 1) {

@@ -36,8 +36,7 @@ inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
-                                                  to_aten_dtype(dtype), device_type, like.get_device_index(),
-                                                  &handle));
+                                                  to_aten_dtype(dtype), device_type, like.get_device_index(), &handle));
   return Tensor(handle);
 }
 

@@ -108,9 +108,7 @@ def marginalize_targets(
     return out
 
 
-def joint_topk(
-    branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor | None = None, *, k: int
-) -> TopPairs:
+def joint_topk(branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor | None = None, *, k: int) -> TopPairs:
     """The k most probable (branch, token) pairs of each row: what a tree of candidates grows from.
 
     A pair's log-probability is w[r, b] + log_softmax(logits[r, b])[v]; the weights are taken as they are. Ties go to

@@ -11,13 +11,11 @@ void check_indptr(const char* op, const Tensor& indptr, int64_t branches) {
   if (data[0] != 0) refuse(op, "indptr must start at 0, got indptr[0]=", data[0]);
   for (int64_t i = 0; i < last; ++i) {
     if (data[i + 1] < data[i]) {
-      refuse(op, "indptr must ascend, got indptr[", i, "]=", data[i], " before indptr[", i + 1,
-             "]=", data[i + 1]);
+      refuse(op, "indptr must ascend, got indptr[", i, "]=", data[i], " before indptr[", i + 1, "]=", data[i + 1]);
     }
   }
   if (data[last] != branches) {
-    refuse(op, "indptr must end at the number of branches, ", branches, ", got indptr[", last,
-           "]=", data[last]);
+    refuse(op, "indptr must end at the number of branches, ", branches, ", got indptr[", last, "]=", data[last]);
   }
 }
 
@@ -47,23 +45,21 @@ BranchBatch check_branches(const char* op, const Tensor& branch_logits, const Te
     layout.branches = branch_logits.size(0);
     layout.vocab = branch_logits.size(1);
     layout.branch_stride = branch_logits.stride(0);
-    check_tensor(op, "branch_log_probs", branch_log_probs, {{"m", layout.branches}}, {kFloat32},
-                 branch_logits);
+    check_tensor(op, "branch_log_probs", branch_log_probs, {{"m", layout.branches}}, {kFloat32}, branch_logits);
     check_tensor(op, "indptr", *indptr, {{"rows + 1"}}, {kInt64}, branch_logits);
     if (indptr->size(0) == 0) refuse(op, "indptr must be [rows + 1], got [0]: even no rows need a 0");
     check_indptr(op, *indptr, layout.branches);
     layout.rows = indptr->size(0) - 1;
     layout.indptr = indptr->const_data_ptr<int64_t>();
   } else {
-    check_tensor(op, "branch_logits", branch_logits, {{"rows"}, {"branches"}, {"vocab"}}, dtypes,
-                 branch_logits);
+    check_tensor(op, "branch_logits", branch_logits, {{"rows"}, {"branches"}, {"vocab"}}, dtypes, branch_logits);
     layout.rows = branch_logits.size(0);
     layout.branches = branch_logits.size(1);
     layout.vocab = branch_logits.size(2);
     layout.row_stride = branch_logits.stride(0);
     layout.branch_stride = branch_logits.stride(1);
-    check_tensor(op, "branch_log_probs", branch_log_probs,
-                 {{"rows", layout.rows}, {"branches", layout.branches}}, {kFloat32}, branch_logits);
+    check_tensor(op, "branch_log_probs", branch_log_probs, {{"rows", layout.rows}, {"branches", layout.branches}},
+                 {kFloat32}, branch_logits);
   }
   batch.log_weights = copy_weights(branch_log_probs);
   return batch;

@@ -43,8 +43,7 @@ struct BranchPass {
 // Calls body(pass) for batches of rows, small enough for their logits to stay in the cache between the
 // passes. The cut depends on the shape alone.
 template <typename scalar_t, typename Body>
-void for_each_pass(const scalar_t* logits, const BranchBatch& batch, bool renormalize, bool with_maxima,
-                   Body&& body) {
+void for_each_pass(const scalar_t* logits, const BranchBatch& batch, bool renormalize, bool with_maxima, Body&& body) {
   const BranchLayout& layout = batch.layout;
   const int64_t chunks = chunk_count(layout.vocab);
   const int64_t blocks = block_count(layout.vocab);
@@ -67,10 +66,9 @@ void for_each_pass(const scalar_t* logits, const BranchBatch& batch, bool renorm
       const int64_t branch = pass.first_branch + i / chunks;
       if (batch.log_weights[branch] == -kInfinity) return;  // not read
       const int64_t column = i % chunks * kChunk;
-      float* maxima =
-          with_maxima ? pass.block_maxima.data() + i / chunks * blocks + column / kBlock : nullptr;
-      sums[i] = sum_chunk(logits + layout.offset(branch) + column, std::min(kChunk, layout.vocab - column),
-                          kLog2E, maxima);
+      float* maxima = with_maxima ? pass.block_maxima.data() + i / chunks * blocks + column / kBlock : nullptr;
+      sums[i] =
+          sum_chunk(logits + layout.offset(branch) + column, std::min(kChunk, layout.vocab - column), kLog2E, maxima);
     });
     for (int64_t i = 0; i < branches; ++i) {
       normalizers[i] = join_chunks(sums.data() + i * chunks, chunks, kLog2E);

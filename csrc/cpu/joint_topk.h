@@ -14,7 +14,7 @@ namespace mtp_ext {
 // `mixture` holds the row's branches with their weights as they are; `block_maxima` [branches,
 // block_count(vocab)]. Writes k entries; short rows end in -inf, -1, -1.
 template <typename scalar_t>
-void joint_topk_row(const scalar_t* logits, const Mixture& mixture, const float* block_maxima, int64_t vocab,
-                    int64_t k, float* log_probs, int64_t* branches, int64_t* tokens);
+void joint_topk_row(const scalar_t* logits, const Mixture& mixture, const float* block_maxima, int64_t vocab, int64_t k,
+                    float* log_probs, int64_t* branches, int64_t* tokens);
 
 }  // namespace mtp_ext

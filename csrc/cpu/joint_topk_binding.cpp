@@ -25,8 +25,8 @@ std::tuple<Tensor, Tensor, Tensor> joint_topk_cpu(const Tensor& branch_logits, c
     for_each_pass(logits, batch, false, true, [&](const BranchPass& pass) {
       parallel_items(pass.rows(), k * kBlock, [&](int64_t i) {
         const int64_t out = (pass.row_begin + i) * k;
-        joint_topk_row(logits, pass.mixtures[i], pass.row_maxima(layout, i), layout.vocab, k,
-                       log_prob_data + out, branch_data + out, token_data + out);
+        joint_topk_row(logits, pass.mixtures[i], pass.row_maxima(layout, i), layout.vocab, k, log_prob_data + out,
+                       branch_data + out, token_data + out);
       });
     });
   });

@@ -13,16 +13,14 @@ struct PairLogProb {
         slope(static_cast<double>(kLog2E) * kLn2),  // not quite one, as in the normaliser
         offset(mixture.base + term.octaves * kLn2) {}
 
-  float operator()(float logit) const {
-    return static_cast<float>((logit - log_normalizer) * slope + offset);
-  }
+  float operator()(float logit) const { return static_cast<float>((logit - log_normalizer) * slope + offset); }
 };
 
 }  // namespace
 
 template <typename scalar_t>
-void joint_topk_row(const scalar_t* logits, const Mixture& mixture, const float* block_maxima, int64_t vocab,
-                    int64_t k, float* log_probs, int64_t* branches, int64_t* tokens) {
+void joint_topk_row(const scalar_t* logits, const Mixture& mixture, const float* block_maxima, int64_t vocab, int64_t k,
+                    float* log_probs, int64_t* branches, int64_t* tokens) {
   std::fill_n(log_probs, k, mixture.state == RowState::kBroken ? kNaN : -kInfinity);
   std::fill_n(branches, k, int64_t{-1});
   std::fill_n(tokens, k, int64_t{-1});
@@ -57,9 +55,9 @@ void joint_topk_row(const scalar_t* logits, const Mixture& mixture, const float*
   }
 }
 
-#define MTP_EXT_INSTANTIATE(scalar_t)                                                                   \
-  template void joint_topk_row(const scalar_t*, const Mixture&, const float*, int64_t, int64_t, float*, \
-                               int64_t*, int64_t*);
+#define MTP_EXT_INSTANTIATE(scalar_t)                                                                             \
+  template void joint_topk_row(const scalar_t*, const Mixture&, const float*, int64_t, int64_t, float*, int64_t*, \
+                               int64_t*);
 MTP_EXT_INSTANTIATE(float)
 MTP_EXT_INSTANTIATE(bfloat16)
 MTP_EXT_INSTANTIATE(float16)

@@ -4,8 +4,8 @@
 namespace mtp_ext {
 namespace {
 
-Tensor marginalize_cpu(const Tensor& branch_logits, const Tensor& branch_log_probs,
-                       const std::optional<Tensor>& indptr, bool renormalize) {
+Tensor marginalize_cpu(const Tensor& branch_logits, const Tensor& branch_log_probs, const std::optional<Tensor>& indptr,
+                       bool renormalize) {
   const BranchBatch batch = check_branches("marginalize", branch_logits, branch_log_probs, indptr);
   const int64_t vocab = batch.layout.vocab;
   const int64_t tiles = ceil_div(vocab, kTile);

@@ -15,8 +15,8 @@ void check_targets(const Tensor& targets, int64_t vocab) {
   }
 }
 
-Tensor marginalize_targets_cpu(const Tensor& branch_logits, const Tensor& branch_log_probs,
-                               const Tensor& targets, const std::optional<Tensor>& indptr, bool renormalize) {
+Tensor marginalize_targets_cpu(const Tensor& branch_logits, const Tensor& branch_log_probs, const Tensor& targets,
+                               const std::optional<Tensor>& indptr, bool renormalize) {
   const BranchBatch batch = check_branches(kOp, branch_logits, branch_log_probs, indptr);
   const int64_t rows = batch.layout.rows;
   check_tensor(kOp, "targets", targets, {{"rows", rows}}, {kInt64}, branch_logits);

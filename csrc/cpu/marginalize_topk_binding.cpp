@@ -10,8 +10,7 @@ namespace {
 constexpr const char* kOp = "marginalize_topk";
 
 std::tuple<Tensor, Tensor> marginalize_topk_cpu(const Tensor& branch_logits, const Tensor& branch_log_probs,
-                                                const std::optional<Tensor>& indptr, int64_t k,
-                                                bool renormalize) {
+                                                const std::optional<Tensor>& indptr, int64_t k, bool renormalize) {
   const BranchBatch batch = check_branches(kOp, branch_logits, branch_log_probs, indptr);
   const BranchLayout& layout = batch.layout;
   check_range(kOp, "k", k, 1, layout.vocab);
@@ -27,13 +26,11 @@ std::tuple<Tensor, Tensor> marginalize_topk_cpu(const Tensor& branch_logits, con
       }
       const int64_t share_logits = pass.branches_per_row() * kBlock;
       const int64_t shares = pass.rows() * MixtureTopK::kShares;
-      parallel_items(shares, share_logits, [&](int64_t i) {
-        rows[i / MixtureTopK::kShares].mix_first(logits, i % MixtureTopK::kShares);
-      });
+      parallel_items(shares, share_logits,
+                     [&](int64_t i) { rows[i / MixtureTopK::kShares].mix_first(logits, i % MixtureTopK::kShares); });
       for (MixtureTopK& row : rows) row.agree();
-      parallel_items(shares, share_logits, [&](int64_t i) {
-        rows[i / MixtureTopK::kShares].mix_rest(logits, i % MixtureTopK::kShares);
-      });
+      parallel_items(shares, share_logits,
+                     [&](int64_t i) { rows[i / MixtureTopK::kShares].mix_rest(logits, i % MixtureTopK::kShares); });
       for (int64_t row = 0; row < pass.rows(); ++row) {
         rows[row].write(log_prob_data + (pass.row_begin + row) * k, token_data + (pass.row_begin + row) * k);
       }
@@ -45,6 +42,4 @@ std::tuple<Tensor, Tensor> marginalize_topk_cpu(const Tensor& branch_logits, con
 }  // namespace
 }  // namespace mtp_ext
 
-STABLE_TORCH_LIBRARY_IMPL(mtp_ext, CPU, m) {
-  m.impl("marginalize_topk", TORCH_BOX(&mtp_ext::marginalize_topk_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(mtp_ext, CPU, m) { m.impl("marginalize_topk", TORCH_BOX(&mtp_ext::marginalize_topk_cpu)); }

@@ -20,8 +20,8 @@ Floats load_columns(const scalar_t* data, int64_t lanes) {
 
 // sums[i] += sum over the group of 2^y, for whole registers of columns.
 template <typename scalar_t>
-void add_group(const scalar_t* logits, const MixtureTerm* terms, int64_t count, int64_t column,
-               int64_t columns, float* sums) {
+void add_group(const scalar_t* logits, const MixtureTerm* terms, int64_t count, int64_t column, int64_t columns,
+               float* sums) {
   constexpr int64_t kPairs = 2;  // enough independent exponentials to hide their latency
   int64_t i = 0;
   for (; i + kPairs * 2 * kLanes <= columns; i += kPairs * 2 * kLanes) {
@@ -107,8 +107,7 @@ Mixture make_mixture(const BranchLayout& layout, int64_t begin, int64_t end, con
 }
 
 template <typename scalar_t>
-void mix_columns(const scalar_t* logits, const Mixture& mixture, int64_t column, int64_t columns,
-                 float* out) {
+void mix_columns(const scalar_t* logits, const Mixture& mixture, int64_t column, int64_t columns, float* out) {
   if (mixture.state != RowState::kOrdinary) {
     std::fill_n(out, columns, mixture.state == RowState::kEmpty ? -kInfinity : kNaN);
     return;
@@ -134,9 +133,8 @@ void mix_columns(const scalar_t* logits, const Mixture& mixture, int64_t column,
   for (int64_t i = 0; i < columns; i += kLanes) {
     const int64_t lanes = std::min(kLanes, columns - i);
     const Floats mixed = load(total + i);
-    const Floats result = less_mask(mixed, broadcast(kSmallest))
-                              ? mix_in_log_space(logits, mixture, column + i, lanes)
-                              : base + log(mixed);
+    const Floats result = less_mask(mixed, broadcast(kSmallest)) ? mix_in_log_space(logits, mixture, column + i, lanes)
+                                                                 : base + log(mixed);
     if (lanes == kLanes) {
       store(out + i, result);
     } else {

@@ -4,8 +4,7 @@
 namespace mtp_ext {
 namespace {
 
-constexpr float kLargestShift =
-    65536.0f;  // octaves; 2^-8 of one is still told apart from the next in float32
+constexpr float kLargestShift = 65536.0f;  // octaves; 2^-8 of one is still told apart from the next in float32
 
 // y = scale * (x - center) - shift, in octaves.
 struct Octaves {
@@ -26,8 +25,7 @@ float sum_columns(const scalar_t* logits, int64_t columns, const Octaves& octave
   for (int64_t begin = 0; begin < columns; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, columns);
     Floats sums[kWays] = {};
-    Floats maxima[kWays] = {broadcast(-kInfinity), broadcast(-kInfinity), broadcast(-kInfinity),
-                            broadcast(-kInfinity)};
+    Floats maxima[kWays] = {broadcast(-kInfinity), broadcast(-kInfinity), broadcast(-kInfinity), broadcast(-kInfinity)};
     const auto add = [&](Floats x, int64_t way) {
       sums[way] = sums[way] + exp2(octaves.of<kCentered>(x));
       if constexpr (kMaxima) maxima[way] = max(x, maxima[way]);

@@ -25,7 +25,7 @@ struct Nucleus {
 // logits [vocab] with their normaliser and block maxima; writes tokens and log_probs [width] in nats, padded
 // with -1 and -inf. A row without a normaliser becomes one token -1 of log-probability NaN.
 template <typename scalar_t>
-Nucleus select_row(const scalar_t* logits, int64_t vocab, const Normalizer& normalizer,
-                   const float* block_maxima, const NucleusLimits& limits, int64_t* tokens, float* log_probs);
+Nucleus select_row(const scalar_t* logits, int64_t vocab, const Normalizer& normalizer, const float* block_maxima,
+                   const NucleusLimits& limits, int64_t* tokens, float* log_probs);
 
 }  // namespace mtp_ext

@@ -11,8 +11,8 @@ namespace {
 constexpr const char* kOp = "select_branches";
 constexpr int64_t kMostBranches = 1 << 20;
 
-NucleusLimits check_limits(int64_t vocab, double top_p, const std::optional<int64_t>& top_k,
-                           double temperature, int64_t max_branches) {
+NucleusLimits check_limits(int64_t vocab, double top_p, const std::optional<int64_t>& top_k, double temperature,
+                           int64_t max_branches) {
   if (!(0 < top_p && top_p <= 1)) refuse(kOp, "top_p must be in (0, 1], got ", top_p);
   if (top_k) check_range(kOp, "top_k", *top_k, 1, vocab);
   if (!(0 < temperature && std::isfinite(temperature))) {
@@ -23,8 +23,8 @@ NucleusLimits check_limits(int64_t vocab, double top_p, const std::optional<int6
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> select_branches_cpu(const Tensor& logits, double top_p,
-                                                               const std::optional<int64_t> top_k,
-                                                               double temperature, int64_t max_branches) {
+                                                               const std::optional<int64_t> top_k, double temperature,
+                                                               int64_t max_branches) {
   check_tensor(kOp, "logits", logits, {{"rows"}, {"vocab"}},
                {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half}, logits);
   const int64_t rows = logits.size(0);
@@ -52,9 +52,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select_branches_cpu(const Tensor& log
     });
     parallel_items(rows, vocab, [&](int64_t row) {
       const Normalizer normalizer = join_chunks(sums.data() + row * chunks, chunks, limits.scale);
-      const Nucleus nucleus =
-          select_row(data + row * stride, vocab, normalizer, maxima.data() + row * blocks, limits,
-                     token_data + row * limits.width, log_prob_data + row * limits.width);
+      const Nucleus nucleus = select_row(data + row * stride, vocab, normalizer, maxima.data() + row * blocks, limits,
+                                         token_data + row * limits.width, log_prob_data + row * limits.width);
       count_data[row] = nucleus.count;
       dropped_data[row] = nucleus.dropped_mass;
     });
@@ -65,6 +64,4 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select_branches_cpu(const Tensor& log
 }  // namespace
 }  // namespace mtp_ext
 
-STABLE_TORCH_LIBRARY_IMPL(mtp_ext, CPU, m) {
-  m.impl("select_branches", TORCH_BOX(&mtp_ext::select_branches_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(mtp_ext, CPU, m) { m.impl("select_branches", TORCH_BOX(&mtp_ext::select_branches_cpu)); }

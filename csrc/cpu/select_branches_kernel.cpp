@@ -33,9 +33,8 @@ void collect(const scalar_t* logits, int64_t vocab, const float* block_maxima, f
 }  // namespace
 
 template <typename scalar_t>
-Nucleus select_row(const scalar_t* logits, int64_t vocab, const Normalizer& normalizer,
-                   const float* block_maxima, const NucleusLimits& limits, int64_t* tokens,
-                   float* log_probs) {
+Nucleus select_row(const scalar_t* logits, int64_t vocab, const Normalizer& normalizer, const float* block_maxima,
+                   const NucleusLimits& limits, int64_t* tokens, float* log_probs) {
   std::fill_n(tokens, limits.width, int64_t{-1});
   std::fill_n(log_probs, limits.width, -kInfinity);
   if (normalizer.octaves != normalizer.octaves) {
@@ -47,8 +46,7 @@ Nucleus select_row(const scalar_t* logits, int64_t vocab, const Normalizer& norm
   int64_t count = 0;
   double mass = 0;
   for (const float reach : kReaches) {
-    const float lowest =
-        std::max(best - reach / limits.scale, std::numeric_limits<float>::lowest());  // never -inf
+    const float lowest = std::max(best - reach / limits.scale, std::numeric_limits<float>::lowest());  // never -inf
     collect(logits, vocab, block_maxima, lowest, found);
     const bool full = static_cast<int64_t>(found.size()) >= limits.width;
     if (full) {
@@ -60,8 +58,7 @@ Nucleus select_row(const scalar_t* logits, int64_t vocab, const Normalizer& norm
     mass = 0;
     for (const Candidate& token : found) {
       if (mass >= limits.top_p && limits.top_p < 1) break;
-      const double octaves =
-          (static_cast<double>(token.value) - normalizer.center) * limits.scale - normalizer.octaves;
+      const double octaves = (static_cast<double>(token.value) - normalizer.center) * limits.scale - normalizer.octaves;
       mass += std::exp2(octaves);
       tokens[count] = token.id;
       log_probs[count] = static_cast<float>(octaves * kLn2);
@@ -72,9 +69,9 @@ Nucleus select_row(const scalar_t* logits, int64_t vocab, const Normalizer& norm
   return {count, static_cast<float>(std::max(0.0, 1.0 - mass))};
 }
 
-#define MTP_EXT_INSTANTIATE(scalar_t)                                                    \
-  template Nucleus select_row(const scalar_t*, int64_t, const Normalizer&, const float*, \
-                              const NucleusLimits&, int64_t*, float*);
+#define MTP_EXT_INSTANTIATE(scalar_t)                                                                          \
+  template Nucleus select_row(const scalar_t*, int64_t, const Normalizer&, const float*, const NucleusLimits&, \
+                              int64_t*, float*);
 MTP_EXT_INSTANTIATE(float)
 MTP_EXT_INSTANTIATE(bfloat16)
 MTP_EXT_INSTANTIATE(float16)

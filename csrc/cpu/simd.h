@@ -68,6 +68,30 @@ inline float to_float(float16 value) {
   return result;
 }
 
+inline bfloat16 to_bfloat16(float value) {  // to nearest even
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  if (value != value) return {static_cast<uint16_t>(bits >> 16 | 0x40)};
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+inline float16 to_float16(float value) {  // to nearest even
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return {static_cast<uint16_t>(sign | 0x7e00)};
+  if (bits >= 0x477ff000) return {static_cast<uint16_t>(sign | 0x7c00)};  // 65520 and more round to infinity
+  if (bits < 0x38800000) {                                                // subnormal: let the addition round
+    float magnitude;
+    std::memcpy(&magnitude, &bits, sizeof(magnitude));
+    magnitude += 0.5f;
+    std::memcpy(&bits, &magnitude, sizeof(bits));
+    return {static_cast<uint16_t>(sign | (bits - 0x3f000000))};
+  }
+  return {static_cast<uint16_t>(sign | ((bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13))};
+}
+
 // ---- Loads, stores, and what the instruction sets do differently ----------------------------------------
 
 #if defined(__AVX512F__)
@@ -86,10 +110,11 @@ inline Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b wher
 inline float sum(Floats a) { return _mm512_reduce_add_ps(a); }
 inline float maximum(Floats a) { return _mm512_reduce_max_ps(a); }
 inline uint32_t less_mask(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+inline Floats keep(Floats a, uint32_t lanes, float otherwise) {
+  return _mm512_mask_mov_ps(broadcast(otherwise), static_cast<__mmask16>(lanes), a);
+}
 
-inline Floats exp2_scale(Floats mantissa, Floats y) {
-  return _mm512_scalef_ps(mantissa, y);
-}  // floors y itself
+inline Floats exp2_scale(Floats mantissa, Floats y) { return _mm512_scalef_ps(mantissa, y); }  // floors y itself
 inline Floats fraction(Floats y) { return _mm512_reduce_ps(y, _MM_FROUND_TO_NEG_INF); }  // 0 at infinity
 
 #elif defined(__AVX2__)
@@ -131,6 +156,10 @@ inline uint32_t less_mask(Floats a, Floats b) {
 
 #if !defined(__AVX512F__)
 
+inline Floats keep(Floats a, uint32_t lanes, float otherwise) {
+  for (int64_t i = 0; i < kLanes; ++i) a[i] = lanes >> i & 1 ? a[i] : otherwise;
+  return a;
+}
 inline float sum(Floats a) {
   float total = 0;
   for (int64_t i = 0; i < kLanes; ++i) total += a[i];
@@ -197,8 +226,7 @@ template <>
 inline FloatsPair in_order<bfloat16>(FloatsPair pair) {
   const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-  return {_mm512_permutex2var_ps(pair.first, low, pair.second),
-          _mm512_permutex2var_ps(pair.first, high, pair.second)};
+  return {_mm512_permutex2var_ps(pair.first, low, pair.second), _mm512_permutex2var_ps(pair.first, high, pair.second)};
 }
 #endif
 
@@ -208,6 +236,18 @@ inline Floats load_partial(const scalar_t* data, int64_t count, float fill) {
   Floats value = broadcast(fill);
   for (int64_t i = 0; i < count; ++i) value[i] = to_float(data[i]);
   return value;
+}
+
+// bfloat16 by rounding to nearest even; NaN is not expected.
+inline void store(bfloat16* data, Floats value) {
+#if defined(__AVX512F__)
+  const __m512i bits = _mm512_castps_si512(value);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(data), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+#else
+  for (int64_t i = 0; i < kLanes; ++i) data[i] = to_bfloat16(value[i]);
+#endif
 }
 
 inline void store_partial(float* data, int64_t count, Floats value) {
@@ -239,6 +279,18 @@ inline Floats log(Floats x) {
   p = fma(p, f, broadcast(-0.49999991059303284f));
   const Floats octaves = __builtin_convertvector(exponent, Floats);
   return fma(octaves, broadcast(static_cast<float>(kLn2)), fma(f * f, p, f));
+}
+
+// tanh(x). Relative error 1e-7 below 0.625, absolute error 1e-7 above.
+inline Floats tanh(Floats x) {
+  const Floats square = x * x;
+  Floats p = fma(broadcast(-5.70498872745e-3f), square, broadcast(2.06390887954e-2f));
+  p = fma(p, square, broadcast(-5.37397155531e-2f));
+  p = fma(p, square, broadcast(1.33314422036e-1f));
+  p = fma(p, square, broadcast(-3.33332819422e-1f));
+  const Floats small = fma(p * square, x, x);
+  const Floats large = 1.0f - 2.0f / (1.0f + exp2(x * (2 * kLog2E)));
+  return square < 0.390625f ? small : large;
 }
 
 }  // namespace mtp_ext

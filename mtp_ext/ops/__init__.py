@@ -1,9 +1,21 @@
 """The contracts: one op a file, each with its schema, checks, reference, fake and gradient, in that order."""
 
+from mtp_ext.ops.append import append_
 from mtp_ext.ops.joint_topk import joint_topk
 from mtp_ext.ops.marginalize import marginalize
 from mtp_ext.ops.marginalize_targets import marginalize_targets
 from mtp_ext.ops.marginalize_topk import marginalize_topk
+from mtp_ext.ops.merge_states import merge_states
 from mtp_ext.ops.select_branches import select_branches
+from mtp_ext.ops.tree_attention import tree_attention
 
-__all__ = ["joint_topk", "marginalize", "marginalize_targets", "marginalize_topk", "select_branches"]
+__all__ = [
+    "append_",
+    "joint_topk",
+    "marginalize",
+    "marginalize_targets",
+    "marginalize_topk",
+    "merge_states",
+    "select_branches",
+    "tree_attention",
+]

@@ -73,7 +73,11 @@ def check_branches(
     """Checks what all marginalization ops take and returns (rows, vocab)."""
     if indptr is None:
         check_tensor(
-            op, "branch_logits", branch_logits, [("rows", None), ("branches", None), ("vocab", None)], LOGIT_DTYPES
+            op,
+            "branch_logits",
+            branch_logits,
+            [("rows", None), ("branches", None), ("vocab", None)],
+            LOGIT_DTYPES,
         )
         rows, branches, vocab = branch_logits.shape
         shape = [("rows", rows), ("branches", branches)]
@@ -95,9 +99,7 @@ def _check_indptr(op: str, indptr: list[int], branches: int) -> None:
         raise ValueError(f"{op}: indptr must start at 0, got indptr[0]={indptr[0]}")
     for i, (begin, end) in enumerate(zip(indptr, indptr[1:], strict=False)):
         if end < begin:
-            raise ValueError(
-                f"{op}: indptr must ascend, got indptr[{i}]={begin} before indptr[{i + 1}]={end}"
-            )
+            raise ValueError(f"{op}: indptr must ascend, got indptr[{i}]={begin} before indptr[{i + 1}]={end}")
     if indptr[-1] != branches:
         raise ValueError(
             f"{op}: indptr must end at the number of branches, {branches}, got indptr[{len(indptr) - 1}]={indptr[-1]}"

@@ -53,6 +53,13 @@ def define(
 
 def define_gradient(name: str, setup_context: Callable[..., None], backward: Callable[..., Any]) -> None:
     """Registers the gradient of the op `name`."""
-    torch.library.register_autograd(
-        f"mtp_ext::{name}", backward, setup_context=setup_context, lib=_LIBRARY
-    )
+    torch.library.register_autograd(f"mtp_ext::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
+
+
+def refuse_gradient(name: str) -> Callable[..., Any]:
+    """A backward that says that there is none."""
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(f"{name}: has no gradient; call it under torch.no_grad() or detach its inputs")
+
+    return backward

@@ -8,9 +8,7 @@ from mtp_ext.ops import checks
 from mtp_ext.ops.library import define
 
 
-def _check(
-    branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor | None, k: int, renormalize: bool
-) -> None:
+def _check(branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor | None, k: int, renormalize: bool) -> None:
     _, vocab = checks.check_branches("marginalize_topk", branch_logits, branch_log_probs, indptr)
     checks.check_range("marginalize_topk", "k", k, 1, vocab)
 

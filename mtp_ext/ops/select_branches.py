@@ -19,7 +19,7 @@ def _check(logits: Tensor, top_p: float, top_k: int | None, temperature: float, 
         raise ValueError(f"{_OP}: top_p must be in (0, 1], got {top_p:g}")
     if top_k is not None:
         checks.check_range(_OP, "top_k", top_k, 1, logits.shape[1])
-    if not (0.0 < temperature and math.isfinite(temperature)):
+    if not (temperature > 0.0 and math.isfinite(temperature)):
         raise ValueError(f"{_OP}: temperature must be a positive number, got {temperature:g}")
     checks.check_range(_OP, "max_branches", max_branches, 1, _MOST_BRANCHES)
 

@@ -6,5 +6,15 @@ float32. Arguments are not checked here: mtp_ext.ops does that.
 
 from mtp_ext.reference.marginalize import joint_topk, marginalize, marginalize_targets, marginalize_topk
 from mtp_ext.reference.select_branches import select_branches
+from mtp_ext.reference.tree_attention import append_, merge_states, tree_attention
 
-__all__ = ["joint_topk", "marginalize", "marginalize_targets", "marginalize_topk", "select_branches"]
+__all__ = [
+    "append_",
+    "joint_topk",
+    "marginalize",
+    "marginalize_targets",
+    "marginalize_topk",
+    "merge_states",
+    "select_branches",
+    "tree_attention",
+]

@@ -51,9 +51,7 @@ def joint_topk(
     return log_probs, (flat // max(vocab, 1)).where(found, -1), (flat % max(vocab, 1)).where(found, -1)
 
 
-def _terms(
-    branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor | None, renormalize: bool
-) -> Tensor:
+def _terms(branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor | None, renormalize: bool) -> Tensor:
     """[rows, branches, vocab]: w + log_softmax(logits), -inf for branches of weight -inf, NaN for broken ones."""
     if indptr is not None:
         branch_logits, branch_log_probs = _to_dense(branch_logits, branch_log_probs, indptr)

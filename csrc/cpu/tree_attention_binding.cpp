@@ -1,0 +1,170 @@
+#include <cmath>
+#include <tuple>
+
+#include "../dispatch.h"
+#include "cache_checks.h"
+#include "parallel.h"
+#include "tree_attention.h"
+
+namespace mtp_ext {
+namespace {
+
+constexpr const char* kOp = "tree_attention";
+constexpr int64_t kStateFloats = 1 << 20;  // of partial states in memory at a time: 4 MiB
+
+void check_ancestors(const Tensor& ancestors, const TreeAttention& a, const Tensor& query) {
+  check_tensor(kOp, "ancestors", ancestors, {{"batch", a.batch}, {"nodes", a.nodes}, {"words", a.words}}, {kInt64},
+               query);
+  if (a.nodes % 64 == 0) return;
+  for (int64_t b = 0; b < a.batch; ++b) {
+    for (int64_t i = 0; i < a.nodes; ++i) {
+      const int64_t word = a.ancestors[b * a.ancestors_stride.batch + i * a.ancestors_stride.node + a.words - 1];
+      if (static_cast<uint64_t>(word) >> (a.nodes % 64)) {
+        refuse(kOp, "ancestors must have no bits beyond the ", a.nodes, " nodes, got some in ancestors[", b, ", ", i,
+               "]");
+      }
+    }
+  }
+}
+
+TreeAttention check_tree_attention(const Tensor& query, const Tensor& key, const Tensor& value,
+                                   const std::optional<Tensor>& ancestors, const Tensor& prefix_lengths,
+                                   const std::optional<Tensor>& node_counts, const std::optional<Tensor>& starts,
+                                   const std::optional<Tensor>& page_table, std::optional<double> scale, double softcap,
+                                   std::optional<int64_t> window, const std::optional<Tensor>& sinks) {
+  check_tensor(kOp, "query", query, {{"batch"}, {"nodes"}, {"heads"}, {"head_dim"}},
+               {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half}, query);
+  TreeAttention a{};
+  a.batch = query.size(0);
+  a.nodes = query.size(1);
+  a.heads = query.size(2);
+  a.head_dim = query.size(3);
+  a.words = ceil_div(a.nodes, 64);
+  a.query_stride = {query.stride(0), query.stride(1), query.stride(2)};
+  const CacheSizes cache = check_cache(kOp, key, value, a.batch, query, page_table);
+  if (cache.head_dim != a.head_dim) {
+    refuse(kOp, "key must have the query's head_dim=", a.head_dim, ", got ", cache.head_dim);
+  }
+  a.kv_heads = cache.kv_heads;
+  a.value_dim = cache.value_dim;
+  check_range(kOp, "head_dim", a.head_dim, 16, 256);
+  check_range(kOp, "value_dim", a.value_dim, 16, 256);
+  if (a.kv_heads == 0 || a.heads % a.kv_heads) {
+    refuse(kOp, "heads must be a multiple of kv_heads, got ", a.heads, " and ", a.kv_heads);
+  }
+  a.key_stride = {key.stride(0), key.stride(1), key.stride(2)};
+  a.value_stride = {value.stride(0), value.stride(1), value.stride(2)};
+  a.page_size = key.size(1);
+  a.page_table_stride = page_table ? page_table->stride(0) : 0;
+  a.page_table = data_or_null(page_table);
+  check_lengths(kOp, prefix_lengths, node_counts, a.batch, a.nodes, cache.capacity, query);
+  a.prefix_lengths = prefix_lengths.const_data_ptr<int64_t>();
+  a.node_counts = data_or_null(node_counts);
+  if (ancestors) {
+    a.ancestors = ancestors->const_data_ptr<int64_t>();
+    if (ancestors->dim() == 3) a.ancestors_stride = {ancestors->stride(0), ancestors->stride(1), 0};
+    check_ancestors(*ancestors, a, query);
+  }
+  if (starts) {
+    check_tensor(kOp, "starts", *starts, {{"batch", a.batch}}, {kInt64}, query);
+    a.starts = starts->const_data_ptr<int64_t>();
+    for (int64_t b = 0; b < a.batch; ++b) {
+      if (a.starts[b] < 0) refuse(kOp, "starts must be at least 0, got starts[", b, "]=", a.starts[b]);
+    }
+  }
+  if (!(softcap >= 0)) refuse(kOp, "softcap must be at least 0, got ", softcap);
+  if (window && *window < 1) refuse(kOp, "window must be at least 1, got ", *window);
+  if (sinks) {
+    check_tensor(kOp, "sinks", *sinks, {{"heads", a.heads}}, {kFloat32}, query);
+    a.sinks = sinks->const_data_ptr<float>();
+  }
+  a.scale = static_cast<float>(scale.value_or(1 / std::sqrt(static_cast<double>(a.head_dim))));
+  a.softcap = static_cast<float>(softcap);
+  a.window = window.value_or(0);
+  return a;
+}
+
+// The tiles of all requests and KV heads, those of one request together.
+std::vector<AttentionTile> make_tiles(const TreeAttention& a) {
+  std::vector<AttentionTile> tiles;
+  const int64_t step = nodes_per_tile(a);
+  for (int64_t b = 0; b < a.batch; ++b) {
+    for (int64_t head = 0; head < a.kv_heads; ++head) {
+      for (int64_t node = 0; node < a.nodes; node += step) {
+        tiles.push_back({b, head, node, std::min(node + step, a.nodes)});
+      }
+    }
+  }
+  return tiles;
+}
+
+template <typename scalar_t>
+void run(const TreeAttention& a, const scalar_t* query, const scalar_t* key, const scalar_t* value, scalar_t* out,
+         float* lse) {
+  const std::vector<int32_t> depths = node_depths(a);
+  const std::vector<AttentionTile> tiles = make_tiles(a);
+  const int64_t row_floats = round_up(a.value_dim, 16) + 2;
+  std::vector<float> memory;
+  for (size_t first = 0; first < tiles.size();) {
+    // As many tiles as fit: their parts run side by side, whatever the number of heads.
+    struct Task {
+      size_t tile;
+      int64_t part;
+    };
+    std::vector<Task> tasks;
+    std::vector<int64_t> offsets;
+    int64_t floats = 0;
+    size_t last = first;
+    while (last < tiles.size() && (last == first || floats < kStateFloats)) {
+      const AttentionTile& tile = tiles[last];
+      for (int64_t part = 0; part < part_count(a.prefix(tile.b)); ++part) {
+        tasks.push_back({last, part});
+        offsets.push_back(floats);
+        floats += (tile.end - tile.begin) * a.group() * row_floats;
+      }
+      ++last;
+    }
+    memory.resize(floats);
+    std::vector<std::vector<PartialState>> states(last - first);
+    for (size_t i = 0; i < tasks.size(); ++i) {
+      const AttentionTile& tile = tiles[tasks[i].tile];
+      const int64_t rows = (tile.end - tile.begin) * a.group();
+      float* state = memory.data() + offsets[i];
+      states[tasks[i].tile - first].push_back(
+          {state, state + rows * (row_floats - 2), state + rows * (row_floats - 1)});
+    }
+    parallel_items(static_cast<int64_t>(tasks.size()), kGrain, [&](int64_t i) {
+      const Task& task = tasks[i];
+      attend_part(a, query, key, value, depths.data(), tiles[task.tile], task.part,
+                  states[task.tile - first][task.part]);
+    });
+    parallel_items(static_cast<int64_t>(last - first), kTileRows * row_floats,
+                   [&](int64_t i) { merge_parts(a, tiles[first + i], states[i], out, lse); });
+    first = last;
+  }
+}
+
+std::tuple<Tensor, Tensor> tree_attention_cpu(const Tensor& query, const Tensor& key, const Tensor& value,
+                                              const std::optional<Tensor>& ancestors, const Tensor& prefix_lengths,
+                                              const std::optional<Tensor>& node_counts,
+                                              const std::optional<Tensor>& starts,
+                                              const std::optional<Tensor>& page_table, std::optional<double> scale,
+                                              double softcap, std::optional<int64_t> window,
+                                              const std::optional<Tensor>& sinks) {
+  const TreeAttention a = check_tree_attention(query, key, value, ancestors, prefix_lengths, node_counts, starts,
+                                               page_table, scale, softcap, window, sinks);
+  const Tensor out = new_empty(query, {a.batch, a.nodes, a.heads, a.value_dim}, query.scalar_type());
+  const Tensor lse = new_empty(query, {a.batch, a.nodes, a.heads}, kFloat32);
+  dispatch_logits(kOp, query, [&](const auto* data) {
+    using scalar_t = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
+    run(a, data, static_cast<const scalar_t*>(key.const_data_ptr()),
+        static_cast<const scalar_t*>(value.const_data_ptr()), static_cast<scalar_t*>(out.mutable_data_ptr()),
+        lse.mutable_data_ptr<float>());
+  });
+  return {out, lse};
+}
+
+}  // namespace
+}  // namespace mtp_ext
+
+STABLE_TORCH_LIBRARY_IMPL(mtp_ext, CPU, m) { m.impl("tree_attention", TORCH_BOX(&mtp_ext::tree_attention_cpu)); }

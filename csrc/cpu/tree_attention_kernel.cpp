@@ -1,0 +1,314 @@
+#include <type_traits>
+
+#include "gemm_tile.h"
+#include "key_block.h"
+#include "tree_attention.h"
+
+namespace mtp_ext {
+namespace {
+
+constexpr int64_t kTreeBlock = 64;  // nodes, one word of ancestor bits: siblings see nothing outside their diagonal
+constexpr int64_t kMaskWords = kKeyBlock / 64;
+
+// Which keys of a block each node of a tile sees.
+class BlockMask {
+ public:
+  explicit BlockMask(int64_t nodes) : words_(nodes * kMaskWords) {}
+
+  // Nodes see the keys low <= i < high of a block of `keys`.
+  void clear() {
+    std::fill(words_.begin(), words_.end(), 0);
+    any_ = false;
+    all_ = true;
+  }
+  void set_range(int64_t node, int64_t low, int64_t high, int64_t keys) {
+    for (int64_t w = 0; w < kMaskWords; ++w) {
+      set_word(node, w, ones(high - 64 * w) & ~ones(low - 64 * w), ones(keys - 64 * w));
+    }
+  }
+  // Word w of the block; `whole` has a bit for each of its keys.
+  void set_word(int64_t node, int64_t w, uint64_t word, uint64_t whole) {
+    words_[node * kMaskWords + w] = word;
+    any_ = any_ || word;
+    all_ = all_ && word == whole;
+  }
+  bool any() const { return any_; }
+  bool all() const { return all_; }
+  uint32_t lanes(int64_t node, int64_t key) const {
+    return static_cast<uint32_t>(words_[node * kMaskWords + key / 64] >> key % 64) & kAllLanes;
+  }
+
+  static uint64_t ones(int64_t count) {  // the lowest `count` bits
+    return count <= 0 ? 0 : count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+  }
+
+ private:
+  std::vector<uint64_t> words_;
+  bool any_ = false;
+  bool all_ = true;
+};
+
+// Rows r0 <= r < r0 + keys of the cache, multiplied `columns` >= keys at a time.
+struct KeyRange {
+  int64_t first, keys, columns;
+};
+
+template <typename scalar_t, typename operand_t>
+class TileAttention {
+ public:
+  TileAttention(const TreeAttention& attention, const scalar_t* key, const scalar_t* value, const int32_t* depths,
+                const AttentionTile& tile, const PartialState& state)
+      : a_(attention),
+        key_(key),
+        value_(value),
+        depths_(depths + tile.b * attention.nodes),
+        tile_(tile),
+        state_(state),
+        rows_((tile.end - tile.begin) * attention.group()),
+        key_width_(round_up(attention.head_dim, 2)),
+        value_width_(round_up(attention.value_dim, 16)),
+        mask_(tile.end - tile.begin),
+        queries_(rows_ * key_width_),
+        scores_(rows_ * kKeyBlock),
+        weights_(std::is_same_v<operand_t, float> ? 0 : rows_ * kKeyBlock),
+        keys_(kKeyBlock * key_width_),
+        values_(kKeyBlock * value_width_),
+        scratch_(kKeyBlock * (attention.head_dim + 1)) {
+    std::fill_n(state.out, rows_ * value_width_, 0.0f);
+    std::fill_n(state.maximum, rows_, -kInfinity);
+    std::fill_n(state.sum, rows_, 0.0f);
+  }
+
+  void load_queries(const scalar_t* query) {
+    for (int64_t row = 0; row < rows_; ++row) {
+      const int64_t node = tile_.begin + row / a_.group();
+      const int64_t head = tile_.kv_head * a_.group() + row % a_.group();
+      const scalar_t* source =
+          query + tile_.b * a_.query_stride.batch + node * a_.query_stride.node + head * a_.query_stride.head;
+      operand_t* target = queries_.data() + row * key_width_;
+      const operand_t* operand = as_operand(source, a_.head_dim, scratch_.data());
+      std::copy(operand, operand + a_.head_dim, target);
+      std::fill(target + a_.head_dim, target + key_width_, operand_t{});
+    }
+  }
+
+  // The part's share of the prefix.
+  void attend_prefix(int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += kKeyBlock) {
+      const int64_t keys = std::min(kKeyBlock, end - first);
+      mask_.clear();
+      for (int64_t i = 0; i < tile_.end - tile_.begin; ++i) {
+        const int32_t depth = depths_[tile_.begin + i];
+        int64_t low = a_.start(tile_.b);
+        if (a_.window > 0) low = std::max(low, a_.prefix(tile_.b) + depth - a_.window + 1);
+        mask_.set_range(i, depth < 0 ? keys : low - first, keys, keys);
+      }
+      attend({first, keys, round_up(keys, kTreeBlock)});
+    }
+  }
+
+  // The nodes that the tile's nodes see.
+  void attend_nodes() {
+    const int64_t block = a_.ancestors ? kTreeBlock : kKeyBlock;
+    for (int64_t first = 0; first < a_.count(tile_.b); first += block) {
+      const int64_t keys = std::min(block, a_.count(tile_.b) - first);
+      mask_.clear();
+      for (int64_t i = 0; i < tile_.end - tile_.begin; ++i) {
+        const int64_t node = tile_.begin + i;
+        if (depths_[node] < 0) {
+          mask_.set_range(i, keys, keys, keys);
+        } else if (a_.ancestors) {
+          mask_.set_word(i, 0, ancestors_in_window(node, first / 64) & BlockMask::ones(keys), BlockMask::ones(keys));
+        } else {
+          const int64_t low = a_.window > 0 ? node - a_.window + 1 : 0;
+          mask_.set_range(i, low - first, std::min(node + 1 - first, keys), keys);
+        }
+      }
+      attend({a_.prefix(tile_.b) + first, keys, round_up(keys, kTreeBlock)});
+    }
+  }
+
+ private:
+  uint64_t ancestors_in_window(int64_t node, int64_t word) const {
+    uint64_t bits = static_cast<uint64_t>(
+        a_.ancestors[tile_.b * a_.ancestors_stride.batch + node * a_.ancestors_stride.node + word]);
+    if (a_.window == 0) return bits;
+    for (uint64_t rest = bits; rest; rest &= rest - 1) {
+      const int64_t ancestor = word * 64 + __builtin_ctzll(rest);
+      if (depths_[node] - depths_[ancestor] >= a_.window) bits &= ~(rest & -rest);
+    }
+    return bits;
+  }
+
+  void attend(const KeyRange& range) {
+    if (!mask_.any()) return;
+    const scalar_t* key_rows[kKeyBlock];
+    const scalar_t* value_rows[kKeyBlock];
+    for (int64_t i = 0; i < range.keys; ++i) {
+      const int64_t page = a_.page(tile_.b, range.first + i);
+      const int64_t row = a_.row(range.first + i);
+      key_rows[i] = key_ + page * a_.key_stride.page + row * a_.key_stride.row + tile_.kv_head * a_.key_stride.head;
+      value_rows[i] =
+          value_ + page * a_.value_stride.page + row * a_.value_stride.row + tile_.kv_head * a_.value_stride.head;
+    }
+    pack_keys(key_rows, range.keys, a_.head_dim, range.columns, scratch_.data(), keys_.data());
+    gemm({rows_, range.columns, key_width_, key_width_, range.columns, range.columns}, false, queries_.data(),
+         keys_.data(), scores_.data());
+    for (int64_t row = 0; row < rows_; ++row) weigh(row, range);
+    pack_values(value_rows, range.keys, range.columns, a_.value_dim, value_width_, values_.data());
+    gemm({rows_, value_width_, range.columns, range.columns, value_width_, value_width_}, true, weights(),
+         values_.data(), state_.out);
+  }
+
+  const operand_t* weights() const {
+    if constexpr (std::is_same_v<operand_t, float>) {
+      return scores_.data();
+    } else {
+      return weights_.data();
+    }
+  }
+
+  // Scores become weights 2^(score - maximum), in octaves, and the row's state moves to the new maximum.
+  void weigh(int64_t row, const KeyRange& range) {
+    float* scores = scores_.data() + row * range.columns;
+    const int64_t node = row / a_.group();
+    const float octaves = a_.softcap > 0 ? a_.scale / a_.softcap : a_.scale * kLog2E;
+    const Floats scale = broadcast(octaves);
+    const Floats cap = broadcast(a_.softcap * kLog2E);
+    Floats largest = broadcast(state_.maximum[row]);
+    for (int64_t i = 0; i < range.columns; i += kLanes) {
+      Floats score = load(scores + i) * scale;
+      if (a_.softcap > 0) score = cap * tanh(score);
+      if (!mask_.all() || range.keys < range.columns) score = keep(score, mask_.lanes(node, i), -kInfinity);
+      store(scores + i, score);
+      largest = max(score, largest);
+    }
+    const float maximum_now = maximum(largest);
+    const float reference = maximum_now == -kInfinity ? 0.0f : maximum_now;
+    Floats total{};
+    for (int64_t i = 0; i < range.columns; i += kLanes) {
+      const Floats weight = exp2(load(scores + i) - broadcast(reference));
+      total = total + weight;
+      if constexpr (std::is_same_v<operand_t, float>) {
+        store(scores + i, weight);
+      } else {
+        store(weights_.data() + row * range.columns + i, weight);
+      }
+    }
+    if (maximum_now > state_.maximum[row]) {
+      const float shrink = std::exp2(state_.maximum[row] - maximum_now);
+      float* out = state_.out + row * value_width_;
+      for (int64_t d = 0; d < value_width_; d += kLanes) store(out + d, load(out + d) * broadcast(shrink));
+      state_.sum[row] *= shrink;
+      state_.maximum[row] = maximum_now;
+    }
+    state_.sum[row] += sum(total);
+  }
+
+  const TreeAttention& a_;
+  const scalar_t* key_;
+  const scalar_t* value_;
+  const int32_t* depths_;
+  const AttentionTile& tile_;
+  const PartialState& state_;
+  int64_t rows_, key_width_, value_width_;
+  BlockMask mask_;
+  std::vector<operand_t> queries_;  // [rows, key_width]
+  std::vector<float> scores_;       // [rows, columns]
+  std::vector<operand_t> weights_;  // [rows, columns], where the operands are not float32
+  std::vector<operand_t> keys_;     // packed
+  std::vector<operand_t> values_;   // packed
+  std::vector<operand_t> scratch_;
+};
+
+template <typename operand_t, typename scalar_t>
+void attend_part_as(const TreeAttention& a, const scalar_t* query, const scalar_t* key, const scalar_t* value,
+                    const int32_t* depths, const AttentionTile& tile, int64_t part, const PartialState& state) {
+  const int64_t prefix = a.prefix(tile.b);
+  const int64_t parts = part_count(prefix);
+  const int64_t part_rows = round_up(ceil_div(prefix, parts), kKeyBlock);
+  TileAttention<scalar_t, operand_t> attention(a, key, value, depths, tile, state);
+  attention.load_queries(query);
+  attention.attend_prefix(std::min(prefix, part * part_rows), std::min(prefix, (part + 1) * part_rows));
+  if (part == parts - 1) attention.attend_nodes();
+  gemm_done(std::is_same_v<operand_t, bfloat16>);
+}
+
+inline void store_number(float* out, float value) { *out = value; }
+inline void store_number(bfloat16* out, float value) { *out = to_bfloat16(value); }
+inline void store_number(float16* out, float value) { *out = to_float16(value); }
+
+}  // namespace
+
+int64_t nodes_per_tile(const TreeAttention& attention) { return std::max<int64_t>(1, kTileRows / attention.group()); }
+
+int64_t part_count(int64_t prefix) { return std::max<int64_t>(1, std::min(kMostParts, ceil_div(prefix, kPartRows))); }
+
+std::vector<int32_t> node_depths(const TreeAttention& a) {
+  std::vector<int32_t> depths(a.batch * a.nodes, -1);
+  for (int64_t b = 0; b < a.batch; ++b) {
+    for (int64_t node = 0; node < a.count(b); ++node) {
+      int32_t depth = static_cast<int32_t>(node);
+      if (a.ancestors) {
+        const int64_t* words = a.ancestors + b * a.ancestors_stride.batch + node * a.ancestors_stride.node;
+        depth = -1;
+        for (int64_t w = 0; w < a.words; ++w) depth += __builtin_popcountll(static_cast<uint64_t>(words[w]));
+      }
+      depths[b * a.nodes + node] = depth;
+    }
+  }
+  return depths;
+}
+
+template <typename scalar_t>
+void attend_part(const TreeAttention& attention, const scalar_t* query, const scalar_t* key, const scalar_t* value,
+                 const int32_t* depths, const AttentionTile& tile, int64_t part, const PartialState& state) {
+  if constexpr (std::is_same_v<scalar_t, bfloat16>) {
+    if (has_bfloat16_gemm()) {
+      return attend_part_as<bfloat16>(attention, query, key, value, depths, tile, part, state);
+    }
+  }
+  attend_part_as<float>(attention, query, key, value, depths, tile, part, state);
+}
+
+template <typename scalar_t>
+void merge_parts(const TreeAttention& a, const AttentionTile& tile, const std::vector<PartialState>& parts,
+                 scalar_t* out, float* lse) {
+  const int64_t width = round_up(a.value_dim, 16);
+  std::vector<float> merged(width);
+  for (int64_t row = 0; row < (tile.end - tile.begin) * a.group(); ++row) {
+    const int64_t head = tile.kv_head * a.group() + row % a.group();
+    const int64_t target = (tile.b * a.nodes + tile.begin + row / a.group()) * a.heads + head;
+    float largest = -kInfinity;
+    for (const PartialState& part : parts) largest = std::max(largest, part.maximum[row]);
+    const bool sees = largest > -kInfinity;
+    float total = 0;
+    if (sees && a.sinks) {
+      const float sink = a.sinks[head] * kLog2E;
+      largest = std::max(largest, sink);
+      total = std::exp2(sink - largest);
+    }
+    std::fill(merged.begin(), merged.end(), 0.0f);
+    for (const PartialState& part : parts) {
+      if (part.maximum[row] == -kInfinity) continue;
+      const float factor = std::exp2(part.maximum[row] - largest);
+      total += factor * part.sum[row];
+      for (int64_t d = 0; d < width; ++d) merged[d] += factor * part.out[row * width + d];
+    }
+    const float scale = sees ? 1 / total : 0.0f;
+    for (int64_t d = 0; d < a.value_dim; ++d) store_number(out + target * a.value_dim + d, merged[d] * scale);
+    lse[target] = sees ? static_cast<float>((largest + std::log2(static_cast<double>(total))) * kLn2) : -kInfinity;
+  }
+}
+
+#define MTP_EXT_INSTANTIATE(scalar_t)                                                                                \
+  template void attend_part(const TreeAttention&, const scalar_t*, const scalar_t*, const scalar_t*, const int32_t*, \
+                            const AttentionTile&, int64_t, const PartialState&);                                     \
+  template void merge_parts(const TreeAttention&, const AttentionTile&, const std::vector<PartialState>&, scalar_t*, \
+                            float*);
+MTP_EXT_INSTANTIATE(float)
+MTP_EXT_INSTANTIATE(bfloat16)
+MTP_EXT_INSTANTIATE(float16)
+#undef MTP_EXT_INSTANTIATE
+
+}  // namespace mtp_ext
