@@ -33,9 +33,7 @@ def smollm2_folder() -> Path:
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
         names = " and ".join(missing)
-        raise ModuleNotFoundError(
-            f"load_model: converting {_GGUF} needs {names}; run: pip install {' '.join(missing)}"
-        )
+        raise ModuleNotFoundError(f"load_model: converting {_GGUF} needs {names}; run: pip install {' '.join(missing)}")
     print(f"Converting SmolLM2-135M-Instruct, once (about 20 s), to {folder}", file=sys.stderr, flush=True)
     try:
         cache.mkdir(parents=True, exist_ok=True)

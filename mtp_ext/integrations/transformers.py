@@ -46,9 +46,7 @@ def load_model(
     with _quiet_loading():
         folder = smollm2_folder() if path is None else Path(path)
         if not (folder / "config.json").is_file():
-            raise FileNotFoundError(
-                f"load_model: path must be a Hugging Face folder with a config.json, got {folder}"
-            )
+            raise FileNotFoundError(f"load_model: path must be a Hugging Face folder with a config.json, got {folder}")
         try:
             model, loaded = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True
@@ -56,9 +54,7 @@ def load_model(
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = str(error).strip().partition("\n")[0]
-            raise ValueError(
-                f"load_model: {folder} must hold a model and its tokenizer, got: {reason}"
-            ) from error
+            raise ValueError(f"load_model: {folder} must hold a model and its tokenizer, got: {reason}") from error
     if absent := sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]])):
         # transformers would go on with random numbers in their place.
         raise ValueError(
@@ -106,9 +102,7 @@ def check_model(op: str, model: Any, length: int) -> None:
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise ValueError(f"{op}: model must take position_ids, got {name}, which does not")
     if (attention := model.config._attn_implementation) not in ("sdpa", "eager"):
-        raise ValueError(
-            f"{op}: model must run with attention 'sdpa' or 'eager', got {name} with {attention!r}"
-        )
+        raise ValueError(f"{op}: model must run with attention 'sdpa' or 'eager', got {name} with {attention!r}")
     if (limit := max_positions(model)) is not None and length + 1 > limit:
         raise ValueError(
             f"{op}: model must have a position for each of the {length} tokens and the branch after them, "
@@ -179,18 +173,13 @@ def branch_logits(
     return passes[0] if len(passes) == 1 else torch.cat(passes)
 
 
-def _sibling_pass(
-    model: "PreTrainedModel", cache: "DynamicCache", tokens: Tensor, row: int, length: int
-) -> Tensor:
+def _sibling_pass(model: "PreTrainedModel", cache: "DynamicCache", tokens: Tensor, row: int, length: int) -> Tensor:
     """Logits [m, vocab] of the branches `tokens` [m] after the first `length` tokens of prompt `row`."""
     from transformers import DynamicCache
 
     # A cache of its own, made of views: transformers appends by concatenation, so the shared one stays.
     prefix = DynamicCache(
-        [
-            (layer.keys[row : row + 1, :, :length], layer.values[row : row + 1, :, :length])
-            for layer in cache.layers
-        ]
+        [(layer.keys[row : row + 1, :, :length], layer.values[row : row + 1, :, :length]) for layer in cache.layers]
     )
     nodes, hidden = tokens.shape[0], torch.finfo(model.dtype).min
     mask = torch.full((nodes, length + nodes), hidden, dtype=model.dtype, device=tokens.device)
