@@ -8,6 +8,8 @@ import pytest
 import torch
 from cases import BRANCH_SHAPES, Case, over
 
+from mtp_ext import reference
+
 
 @pytest.mark.benchmark(group="speed")
 @over(BRANCH_SHAPES)
@@ -18,6 +20,6 @@ def test_marginalize(compare: Callable[..., None], case: Case) -> None:
     compare(
         case,
         job,
-        {"eager": job.eager, "reference": job.reference},
+        {"eager": job.eager, "reference": lambda: reference.marginalize(logits, weights)},
         compiled=lambda: compiled(logits, weights),
     )

@@ -9,6 +9,7 @@ import torch
 from cases import BRANCH_SHAPES, Case, over
 
 import mtp_ext
+from mtp_ext import reference
 
 
 @pytest.mark.benchmark(group="speed")
@@ -22,7 +23,7 @@ def test_marginalize_topk(compare: Callable[..., None], case: Case) -> None:
         job,
         {
             "eager": job.eager,
-            "reference": job.reference,
+            "reference": lambda: reference.marginalize_topk(logits, weights, k=jobs.K),
             "marginalize": lambda: mtp_ext.marginalize(logits, weights),
         },
         compiled=lambda: compiled(logits, weights, jobs.K),
