@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,7 +13,14 @@ from torch import Tensor
 from mtp_ext import Branches, reference
 from mtp_ext.integrations.transformers import branch_logits, load_model, prefill
 from mtp_ext.prediction import MarginalPrediction, predict_marginal
-from mtp_ext.testing import assert_same_bits, error_budget
+from mtp_ext.testing import assert_same_bits, error_budget, threads
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """For tensors as small as here, threads take longer to meet than to compute."""
+    with threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +204,7 @@ def test_refused_models() -> None:
     bloom = transformers.BloomForCausalLM(
         transformers.BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=1, n_head=4)
     )
-    with pytest.raises(ValueError, match=r"^predict_marginal: model must take position_ids, got Bloom.*"):
+    with pytest.raises(ValueError, match=r"^predict_marginal: model must go by position_ids, got Bloom.*"):
         predict_marginal(bloom, ids)
     broken = tiny_llama()
     broken.lm_head.weight.data.fill_(torch.nan)

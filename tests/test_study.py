@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,16 @@ from mtp_ext.study.settings import Setting
 from mtp_ext.study.summary import ALL_KINDS, compare, summarize
 from mtp_ext.study.texts import CONTEXT, Text, load_texts, sample_positions, shipped_texts
 from mtp_ext.study.timing import time_marginalize
+from mtp_ext.testing import threads
 
 SETTINGS = [Setting(top_k=1), Setting(top_k=5), Setting(top_p=0.5), Setting(top_p=0.99)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """For tensors as small as here, threads take longer to meet than to compute."""
+    with threads(1):
+        yield
 
 
 @pytest.fixture

@@ -99,8 +99,9 @@ def check_model(op: str, model: Any, length: int) -> None:
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"{op}: model must be a transformers PreTrainedModel, got {type(model).__name__}")
     name = type(model).__name__
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise ValueError(f"{op}: model must take position_ids, got {name}, which does not")
+    takes_position_ids = "position_ids" in inspect.signature(model.forward).parameters
+    if not takes_position_ids or getattr(model.config, "alibi", False):
+        raise ValueError(f"{op}: model must go by position_ids, got {name}, which does not")
     if (attention := model.config._attn_implementation) not in ("sdpa", "eager"):
         raise ValueError(f"{op}: model must run with attention 'sdpa' or 'eager', got {name} with {attention!r}")
     if (limit := max_positions(model)) is not None and length + 1 > limit:
