@@ -129,7 +129,7 @@ wheel: export PYTHONSAFEPATH = 1
 wheel: setup
 	$(call clean_environment,build/clean)
 	rm -rf dist
-	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	$(PIP) wheel --verbose --no-deps --no-build-isolation --wheel-dir dist .
 	$(PIP) --python build/clean/bin/python install --no-deps dist/*.whl
 	build/clean/bin/mtp-ext info
 	build/clean/bin/python -c "$$SMOKE"
