@@ -21,6 +21,7 @@ if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
 
 CPU_SOURCES = [
+    "csrc/cpu/append_binding.cpp",
     "csrc/cpu/branch_pass.cpp",
     "csrc/cpu/cache_checks.cpp",
     "csrc/cpu/gemm_tile.cpp",
@@ -29,6 +30,7 @@ CPU_SOURCES = [
     "csrc/cpu/marginalize_binding.cpp",
     "csrc/cpu/marginalize_targets_binding.cpp",
     "csrc/cpu/marginalize_topk_binding.cpp",
+    "csrc/cpu/merge_states_binding.cpp",
     "csrc/cpu/mixture_kernel.cpp",
     "csrc/cpu/mixture_topk_kernel.cpp",
     "csrc/cpu/normalizer_kernel.cpp",

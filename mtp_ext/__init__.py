@@ -1,9 +1,10 @@
-"""Fast kernels for multi-token prediction in PyTorch: marginalization over intermediate tokens."""
+"""Fast kernels for multi-token prediction in PyTorch: marginalization over intermediate tokens and tree attention."""
 
 from importlib.metadata import version as _version
 
 from mtp_ext import libraries as libraries
 from mtp_ext.branches import Branches, select_branches
+from mtp_ext.kv_cache import append_
 from mtp_ext.marginalize import (
     TopPairs,
     TopTokens,
@@ -12,16 +13,27 @@ from mtp_ext.marginalize import (
     marginalize_targets,
     marginalize_topk,
 )
+from mtp_ext.prediction import MarginalPrediction, predict_marginal
+from mtp_ext.tree import SiblingLinks, TokenTree, TreeShape
+from mtp_ext.tree_attention import merge_states, tree_attention
 
 __version__ = _version("mtp_ext")
 
 __all__ = [
     "Branches",
+    "MarginalPrediction",
+    "SiblingLinks",
+    "TokenTree",
     "TopPairs",
     "TopTokens",
+    "TreeShape",
+    "append_",
     "joint_topk",
     "marginalize",
     "marginalize_targets",
     "marginalize_topk",
+    "merge_states",
+    "predict_marginal",
     "select_branches",
+    "tree_attention",
 ]

@@ -51,21 +51,25 @@ void add_group(const scalar_t* logits, const MixtureTerm* terms, int64_t count, 
   }
 }
 
-// One register of columns in log space: two passes over the branches, no underflow.
+// One register of columns in log space: two passes over the branches, no underflow. In nats, since a logit as low as
+// float32 goes has no octaves.
 template <typename scalar_t>
 Floats mix_in_log_space(const scalar_t* logits, const Mixture& mixture, int64_t column, int64_t lanes) {
+  const auto nats_of = [&](const MixtureTerm& term) {
+    const Floats x = load_columns(logits + term.offset + column, lanes);
+    return (x - broadcast(term.log_normalizer)) + broadcast(static_cast<float>(term.octaves * kLn2));
+  };
   Floats largest = broadcast(-kInfinity);
-  for (const MixtureTerm& term : mixture.terms) {
-    largest = max(octaves_of(load_columns(logits + term.offset + column, lanes), term), largest);
-  }
+  for (const MixtureTerm& term : mixture.terms) largest = max(nats_of(term), largest);
   const Floats finite = largest > -kInfinity ? largest : Floats{};
   Floats total{};
-  for (const MixtureTerm& term : mixture.terms) {
-    const Floats x = load_columns(logits + term.offset + column, lanes);
-    total = total + exp2(octaves_of(x, term) - finite);
+  for (size_t first = 0; first < mixture.terms.size(); first += kGroup * kGroupsPerLevel) {
+    const size_t last = std::min<size_t>(first + kGroup * kGroupsPerLevel, mixture.terms.size());
+    Floats level{};
+    for (size_t b = first; b < last; ++b) level = level + exp2((nats_of(mixture.terms[b]) - finite) * kLog2E);
+    total = total + level;
   }
-  const Floats octaves_in_nats = finite * static_cast<float>(kLn2);
-  const Floats result = (broadcast(static_cast<float>(mixture.base)) + octaves_in_nats) + log(total);
+  const Floats result = (broadcast(static_cast<float>(mixture.base)) + finite) + log(total);
   return largest > -kInfinity ? result : broadcast(-kInfinity);
 }
 
@@ -78,14 +82,15 @@ Mixture make_mixture(const BranchLayout& layout, int64_t begin, int64_t end, con
   for (int64_t b = 0; b < end - begin; ++b) {
     const double log_weight = log_weights[b];
     if (log_weight == -kInfinity) continue;
-    if (!(log_weight < kInfinity) || normalizers[b].octaves != normalizers[b].octaves) {
+    const bool has_normalizer = normalizers[b].octaves == normalizers[b].octaves || layout.vocab == 0;
+    if (!(log_weight < kInfinity) || !has_normalizer) {
       mixture.state = RowState::kBroken;
       return mixture;
     }
     largest = std::max(largest, log_weight);
     mixture.branches.push_back(b);
   }
-  if (mixture.branches.empty()) {
+  if (mixture.branches.empty() || layout.vocab == 0) {
     mixture.state = RowState::kEmpty;
     return mixture;
   }
@@ -133,8 +138,8 @@ void mix_columns(const scalar_t* logits, const Mixture& mixture, int64_t column,
   for (int64_t i = 0; i < columns; i += kLanes) {
     const int64_t lanes = std::min(kLanes, columns - i);
     const Floats mixed = load(total + i);
-    const Floats result = less_mask(mixed, broadcast(kSmallest)) ? mix_in_log_space(logits, mixture, column + i, lanes)
-                                                                 : base + log(mixed);
+    const bool too_small = less_mask(mixed, broadcast(kSmallest)) & kAllLanes >> (kLanes - lanes);
+    const Floats result = too_small ? mix_in_log_space(logits, mixture, column + i, lanes) : base + log(mixed);
     if (lanes == kLanes) {
       store(out + i, result);
     } else {

@@ -92,6 +92,10 @@ inline float16 to_float16(float value) {  // to nearest even
   return {static_cast<uint16_t>(sign | ((bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13))};
 }
 
+inline void store_number(float* out, float value) { *out = value; }
+inline void store_number(bfloat16* out, float value) { *out = to_bfloat16(value); }
+inline void store_number(float16* out, float value) { *out = to_float16(value); }
+
 // ---- Loads, stores, and what the instruction sets do differently ----------------------------------------
 
 #if defined(__AVX512F__)
@@ -115,7 +119,7 @@ inline Floats keep(Floats a, uint32_t lanes, float otherwise) {
 }
 
 inline Floats exp2_scale(Floats mantissa, Floats y) { return _mm512_scalef_ps(mantissa, y); }  // floors y itself
-inline Floats fraction(Floats y) { return _mm512_reduce_ps(y, _MM_FROUND_TO_NEG_INF); }  // 0 at infinity
+inline Floats fraction(Floats y) { return _mm512_reduce_ps(y, _MM_FROUND_TO_NEG_INF); }        // 0 at infinity
 
 #elif defined(__AVX2__)
 

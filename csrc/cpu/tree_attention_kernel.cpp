@@ -234,10 +234,6 @@ void attend_part_as(const TreeAttention& a, const scalar_t* query, const scalar_
   gemm_done(std::is_same_v<operand_t, bfloat16>);
 }
 
-inline void store_number(float* out, float value) { *out = value; }
-inline void store_number(bfloat16* out, float value) { *out = to_bfloat16(value); }
-inline void store_number(float16* out, float value) { *out = to_float16(value); }
-
 }  // namespace
 
 int64_t nodes_per_tile(const TreeAttention& attention) { return std::max<int64_t>(1, kTileRows / attention.group()); }

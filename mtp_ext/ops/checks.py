@@ -1,5 +1,6 @@
 """One voice for every refusal: `op: argument must be EXPECTED, got WHAT CAME`; csrc/checks.h says the same words."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,6 +63,18 @@ def check_range(op: str, argument: str, value: int, low: int, high: int) -> None
         raise ValueError(f"{op}: {argument} must be from {low} to {high}, got {value}")
 
 
+def check_number(op: str, argument: str, value: float) -> None:
+    """Raises unless `value` is a number."""
+    if not isinstance(value, int | float | torch.SymInt | torch.SymFloat) or isinstance(value, bool):
+        raise TypeError(f"{op}: {argument} must be a number, got {type(value).__name__}")
+
+
+def check_flag(op: str, argument: str, value: bool) -> None:
+    """Raises unless `value` is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: {argument} must be a bool, got {type(value).__name__}")
+
+
 def has_values(tensor: torch.Tensor) -> bool:
     """Whether the values can be read here and now: on a CPU, and not while tracing."""
     return tensor.device.type == "cpu" and not isinstance(tensor, torch._subclasses.FakeTensor)
@@ -97,7 +110,7 @@ def check_branches(
 def _check_indptr(op: str, indptr: list[int], branches: int) -> None:
     if indptr[0] != 0:
         raise ValueError(f"{op}: indptr must start at 0, got indptr[0]={indptr[0]}")
-    for i, (begin, end) in enumerate(zip(indptr, indptr[1:], strict=False)):
+    for i, (begin, end) in enumerate(itertools.pairwise(indptr)):
         if end < begin:
             raise ValueError(f"{op}: indptr must ascend, got indptr[{i}]={begin} before indptr[{i + 1}]={end}")
     if indptr[-1] != branches:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mtp_ext import reference
 from mtp_ext.ops import checks
-from mtp_ext.ops.library import define
+from mtp_ext.ops.library import define, define_no_gradient
 
 _LARGEST_K = 1 << 20  # more than any tree holds; keeps a mistyped k from filling the memory
 
@@ -30,3 +30,5 @@ joint_topk = define(
     reference=reference.joint_topk,
     fake=_fake,
 )
+
+define_no_gradient("joint_topk")

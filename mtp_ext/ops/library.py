@@ -56,10 +56,10 @@ def define_gradient(name: str, setup_context: Callable[..., None], backward: Cal
     torch.library.register_autograd(f"mtp_ext::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
 
 
-def refuse_gradient(name: str) -> Callable[..., Any]:
-    """A backward that says that there is none."""
+def define_no_gradient(name: str) -> None:
+    """Registers a backward that says that the op `name` has none, instead of a gradient of zero."""
 
     def backward(ctx: Any, *grads: Any) -> Any:
         raise RuntimeError(f"{name}: has no gradient; call it under torch.no_grad() or detach its inputs")
 
-    return backward
+    define_gradient(name, lambda ctx, inputs, output: None, backward)

@@ -12,6 +12,7 @@ from mtp_ext.ops.library import define, define_gradient
 
 def _check(branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor | None, renormalize: bool) -> None:
     checks.check_branches("marginalize", branch_logits, branch_log_probs, indptr)
+    checks.check_flag("marginalize", "renormalize", renormalize)
 
 
 def _fake(branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor | None, renormalize: bool) -> Tensor:

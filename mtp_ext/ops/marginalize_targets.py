@@ -20,6 +20,7 @@ def _check(
 ) -> None:
     op = "marginalize_targets"
     rows, vocab = checks.check_branches(op, branch_logits, branch_log_probs, indptr)
+    checks.check_flag(op, "renormalize", renormalize)
     checks.check_tensor(op, "targets", targets, [("rows", rows)], [torch.int64], branch_logits)
     if checks.has_values(targets):
         for row, token in enumerate(targets.tolist()):

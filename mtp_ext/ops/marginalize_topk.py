@@ -5,12 +5,13 @@ from torch import Tensor
 
 from mtp_ext import reference
 from mtp_ext.ops import checks
-from mtp_ext.ops.library import define
+from mtp_ext.ops.library import define, define_no_gradient
 
 
 def _check(branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor | None, k: int, renormalize: bool) -> None:
     _, vocab = checks.check_branches("marginalize_topk", branch_logits, branch_log_probs, indptr)
     checks.check_range("marginalize_topk", "k", k, 1, vocab)
+    checks.check_flag("marginalize_topk", "renormalize", renormalize)
 
 
 def _fake(
@@ -28,3 +29,5 @@ marginalize_topk = define(
     reference=reference.marginalize_topk,
     fake=_fake,
 )
+
+define_no_gradient("marginalize_topk")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mtp_ext import reference
 from mtp_ext.ops import checks
-from mtp_ext.ops.library import define, define_gradient, refuse_gradient
+from mtp_ext.ops.library import define, define_no_gradient
 
 _OP = "merge_states"
 
@@ -30,4 +30,4 @@ merge_states = define(
     fake=_fake,
 )
 
-define_gradient("merge_states", lambda ctx, inputs, output: None, refuse_gradient("merge_states"))
+define_no_gradient("merge_states")

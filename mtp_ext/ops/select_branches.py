@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mtp_ext import reference
 from mtp_ext.ops import checks
-from mtp_ext.ops.library import define
+from mtp_ext.ops.library import define, define_no_gradient
 
 _OP = "select_branches"
 _MOST_BRANCHES = 1 << 20  # more than any vocabulary holds; keeps a mistyped width from filling the memory
@@ -15,6 +15,8 @@ _MOST_BRANCHES = 1 << 20  # more than any vocabulary holds; keeps a mistyped wid
 
 def _check(logits: Tensor, top_p: float, top_k: int | None, temperature: float, max_branches: int) -> None:
     checks.check_tensor(_OP, "logits", logits, [("rows", None), ("vocab", None)], checks.LOGIT_DTYPES)
+    checks.check_number(_OP, "top_p", top_p)
+    checks.check_number(_OP, "temperature", temperature)
     if not 0.0 < top_p <= 1.0:
         raise ValueError(f"{_OP}: top_p must be in (0, 1], got {top_p:g}")
     if top_k is not None:
@@ -45,3 +47,5 @@ select_branches = define(
     reference=reference.select_branches,
     fake=_fake,
 )
+
+define_no_gradient("select_branches")

@@ -8,7 +8,7 @@ from torch import Tensor
 from mtp_ext import reference
 from mtp_ext.ops import checks
 from mtp_ext.ops.cache_checks import check_cache, check_lengths
-from mtp_ext.ops.library import define, define_gradient, refuse_gradient
+from mtp_ext.ops.library import define, define_no_gradient
 
 _OP = "tree_attention"
 _DTYPES = checks.LOGIT_DTYPES
@@ -78,4 +78,4 @@ tree_attention = define(
     fake=_fake,
 )
 
-define_gradient("tree_attention", lambda ctx, inputs, output: None, refuse_gradient("tree_attention"))
+define_no_gradient("tree_attention")
