@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 import mtp_ext
+from mtp_ext.libraries import LIBRARIES
 from mtp_ext.testing import BranchCase, error_budget, has_kernel, has_libraries
+
+NOTHING_BUILT = "no library is built for this device: its ops run on the PyTorch reference"
 
 
 def run(op: str, case: BranchCase, device: str, **options: Any) -> Any:
@@ -20,8 +23,14 @@ def run(op: str, case: BranchCase, device: str, **options: Any) -> Any:
 def require_kernel(op: str, device: str) -> None:
     """Skips what only kernels promise where no library is built; where one is, a missing kernel fails."""
     if not has_libraries(device):
-        pytest.skip(f"no library is built for {device}: the ops run on the PyTorch reference")
+        pytest.skip(NOTHING_BUILT)
     assert has_kernel(op, device), f"the {device} library has no kernel for {op}"
+
+
+def built_libraries() -> list[Any]:
+    """The compiled libraries as parameters of a test, or one that skips it where there is none."""
+    built = [pytest.param(library, id=library.name) for library in LIBRARIES if library.path is not None]
+    return built or [pytest.param(None, marks=pytest.mark.skip(reason=NOTHING_BUILT))]
 
 
 def assert_top(log_probs: Tensor, indices: Tensor, reference: Tensor, oracle: Tensor) -> None:
