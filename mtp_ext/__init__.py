@@ -14,8 +14,10 @@ from mtp_ext.marginalize import (
     marginalize_topk,
 )
 from mtp_ext.prediction import MarginalPrediction, predict_marginal
-from mtp_ext.tree import SiblingLinks, TokenTree, TreeShape
+from mtp_ext.tree import TokenTree
 from mtp_ext.tree_attention import merge_states, tree_attention
+from mtp_ext.tree_builders import TreeShape
+from mtp_ext.tree_conversions import SiblingLinks
 
 __version__ = _version("mtp_ext")
 
