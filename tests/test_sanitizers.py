@@ -1,0 +1,66 @@
+"""The kernels under AddressSanitizer and UndefinedBehaviorSanitizer, built for each instruction set of this CPU.
+
+Kernels know nothing of torch, so that a small program can run them: sanitize/marginalization.cpp.
+"""
+
+import os
+import runpy
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import setuptools
+import torch
+
+REPOSITORY = Path(__file__).parent.parent
+COMPILER = shutil.which(os.environ.get("CXX", "c++"))
+SOURCES = [
+    "tests/sanitize/marginalization.cpp",
+    "csrc/cpu/joint_topk_kernel.cpp",
+    "csrc/cpu/mixture_kernel.cpp",
+    "csrc/cpu/mixture_topk_kernel.cpp",
+    "csrc/cpu/normalizer_kernel.cpp",
+    "csrc/cpu/select_branches_kernel.cpp",
+]
+FLAGS = ["-std=c++17", "-O0", "-Icsrc", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+def instruction_sets() -> dict[str, list[str]]:
+    """The compiler flags of those that this CPU runs, from the table of setup.py; each includes those before it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MTP_EXT_BUILD", "none")
+        patch.setattr(setuptools, "setup", lambda: None)
+        table = runpy.run_path(str(REPOSITORY / "setup.py"))["INSTRUCTION_SETS"]
+    last = list(table).index(torch.backends.cpu.get_cpu_capability().lower())
+    return dict(list(table.items())[: last + 1])
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, subprocess.Popen[str]]]:
+    """The program of each instruction set with its compilation; all of them run at the same time."""
+    folder = tmp_path_factory.mktemp("sanitize")
+    return {
+        name: (
+            folder / name,
+            subprocess.Popen(
+                [COMPILER, *FLAGS, *flags, *SOURCES, "-o", folder / name],
+                cwd=REPOSITORY,
+                stderr=subprocess.PIPE,
+                text=True,
+            ),
+        )
+        for name, flags in instruction_sets().items()
+    }
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler is found")
+@pytest.mark.parametrize("name", instruction_sets())
+def test_marginalization(programs: dict[str, tuple[Path, subprocess.Popen[str]]], name: str) -> None:
+    program, compilation = programs[name]
+    _, messages = compilation.communicate()
+    assert compilation.returncode == 0, messages
+    # Leaks are not looked for: that takes ptrace, which containers forbid; kernels allocate with std::vector only.
+    environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
+    done = subprocess.run([program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
