@@ -19,16 +19,21 @@ class Ceilings:
 
 
 @cache
+def _program() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
+    """The program, compiled for this very machine, and the folder that lives as long as it is needed."""
+    folder = tempfile.TemporaryDirectory()
+    program = Path(folder.name) / "ceilings"
+    flags = ["-std=c++17", "-O3", "-march=native", "-Wno-psabi", "-pthread"]
+    subprocess.run([os.environ.get("CXX", "c++"), *flags, str(_SOURCE), "-o", str(program)], check=True)
+    return program, folder
+
+
 def measure(threads: int) -> Ceilings:
-    """Compiles the program for this very machine and runs it on `threads` threads; takes a few seconds.
+    """What `threads` threads can do now; on a busy machine it takes several measurements to see all of it.
 
     Raises:
         FileNotFoundError, subprocess.CalledProcessError: no C++ compiler, or it failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "ceilings"
-        compiler = os.environ.get("CXX", "c++")
-        flags = ["-std=c++17", "-O3", "-march=native", "-Wno-psabi", "-pthread"]
-        subprocess.run([compiler, *flags, str(_SOURCE), "-o", str(program)], check=True)
-        line = subprocess.run([program, str(threads)], check=True, capture_output=True, text=True).stdout
-    return Ceilings(*map(float, line.split()))
+    program, _ = _program()
+    done = subprocess.run([program, str(threads)], check=True, stdout=subprocess.PIPE, text=True)
+    return Ceilings(*map(float, done.stdout.split()))

@@ -3,14 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 from records import Results, Timing
-
-matplotlib.use("Agg")
 
 _COLORS = {"eager": "#4477AA", "compiled": "#EE6677", "reference": "#BBBBBB", "marginalize": "#228833"}
 
@@ -28,14 +24,14 @@ def draw(results: Results, folder: Path) -> list[Path]:
             figure = plot(results)
             written.append(folder / name)
             figure.savefig(written[-1], dpi=110)
-            plt.close(figure)
     return written
 
 
 def _panels(results: Results, title: str, panel: Callable[[Axes, list[Timing]], None]) -> Figure:
     """One panel an op, its cases from top to bottom."""
     ops = results.speed_of()
-    figure, axes = plt.subplots(1, len(ops), figsize=(4.6 * len(ops), 7), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(4.6 * len(ops), 7), layout="constrained")
+    axes = figure.subplots(1, len(ops), squeeze=False)
     for axis, (op, timings) in zip(axes[0], ops.items(), strict=True):
         panel(axis, timings)
         axis.set_title(op)
@@ -54,7 +50,8 @@ def _speed(results: Results) -> Figure:
             axis.scatter(ratios, range(len(timings)), label=rival, color=_COLORS[rival], s=22, zorder=3)
         axis.axvline(1, color="black", linewidth=1)
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+        low, high = axis.get_xlim()
+        axis.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if high < 200 * low else (1,)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}"))
         axis.xaxis.set_minor_locator(LogLocator(base=10, subs=()))
         axis.set_xlabel("time of the rival / time of ours")
@@ -77,7 +74,8 @@ def _ceilings(results: Results) -> Figure:
 
 
 def _overhead(results: Results) -> Figure:
-    figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axis = figure.subplots()
     ops = [timing.op for timing in results.overhead]
     empty = [1e6 * timing.seconds["empty op"] for timing in results.overhead]
     above = [1e6 * (timing.seconds["ours"] - timing.seconds["empty op"]) for timing in results.overhead]
@@ -95,7 +93,8 @@ def _overhead(results: Results) -> Figure:
 def _memory(results: Results) -> Figure:
     shown = [peak for peak in results.memory if peak.threads == 1 and peak.dtype == "float32"]
     labels = [f"{peak.op} {'x'.join(map(str, peak.shape))}" for peak in shown]
-    figure, axis = plt.subplots(figsize=(8, 1.2 + 0.25 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(8, 1.2 + 0.25 * len(shown)), layout="constrained")
+    axis = figure.subplots()
     for variant, color in (("eager", "#4477AA"), ("ours", "#EE6677")):
         sizes = [max(peak.peak_bytes[variant], 2**12) / 2**20 for peak in shown]
         axis.scatter(sizes, range(len(shown)), color=color, label=variant, s=22, zorder=3)

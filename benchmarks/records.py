@@ -78,9 +78,21 @@ def read(path: Path) -> Results:
     for benchmark in data["benchmarks"]:
         for info in benchmark["extra_info"]["records"]:
             infos[benchmark["group"]].append({**info, "shape": tuple(info["shape"])})
+    _keep_best_ceilings(infos["speed"])
     return Results(
         machine=data["machine_info"],
         speed=[Timing(**info) for info in infos["speed"]],
         overhead=[Timing(**info) for info in infos["overhead"]],
         memory=[PeakMemory(**info) for info in infos["memory"]],
     )
+
+
+def _keep_best_ceilings(infos: list[dict[str, Any]]) -> None:
+    """Measured anew beside each case, perhaps at a busy moment; the best is what the machine can do."""
+    best: dict[int, dict[str, float]] = {}
+    for info in infos:
+        known = best.setdefault(info["threads"], dict(info["ceilings"]))
+        for name, rate in info["ceilings"].items():
+            known[name] = max(known[name], rate)
+    for info in infos:
+        info["ceilings"] = best[info["threads"]]
