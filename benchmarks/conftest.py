@@ -1,5 +1,6 @@
 """The fixture `compare`: one op on one case, ours against rivals, into pytest-benchmark's JSON."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from time import perf_counter
@@ -20,6 +21,7 @@ from mtp_ext.testing import threads
 
 SECONDS_A_CASE = 4.0
 ROUNDS = (5, 101)  # at least, at most
+LOAD_BEFORE = os.getloadavg()[0]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,7 +37,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    """What the report says about the software under test."""
+    """What the report says about the machine and the software under test."""
+    machine_info["load"] = LOAD_BEFORE
+    machine_info["cpus"] = os.cpu_count()
     machine_info["torch"] = torch.__version__
     machine_info["mtp_ext"] = mtp_ext.__version__
     machine_info["capability"] = torch.backends.cpu.get_cpu_capability()
