@@ -106,8 +106,8 @@ def report(results: Results) -> str:
         "# Benchmarks of mtp_ext",
         f"{machine['cpu'].get('brand_raw', 'unknown processor')} as {machine['capability']}, "
         f"torch {machine['torch']}, mtp_ext {machine['mtp_ext']} ({machine['libraries']}).",
-        f"{machine['cpus']} CPUs, load average {machine['load']:.1f} before. Where other work keeps a CPU busy, figures "
-        "for as many threads as CPUs mean little: one thread waits for the other.",
+        f"{machine['cpus']} CPUs, load average {machine['load']:.1f} before. Where other work keeps a CPU busy, "
+        "figures for as many threads as CPUs mean little: one thread waits for the other.",
         "A case is rows x branches x vocabulary (select_branches: rows x vocabulary), dtype, threads.\n"
         "`x eager` is how many times ours is as fast as eager PyTorch, by medians of calls in turn. MB are\n"
         "inputs read once and outputs. The last two columns are shares of what the machine was measured to\n"
