@@ -14,6 +14,7 @@
 namespace mtp_ext {
 
 inline constexpr int64_t kKeyBlock = 256;  // keys that are packed and multiplied at a time
+inline constexpr int64_t kPrefetchedValues = 16;
 
 // How many 32-bit words a row of `dim` operands takes.
 template <typename operand_t>
@@ -21,44 +22,52 @@ constexpr int64_t words_of(int64_t dim) {
   return (dim * static_cast<int64_t>(sizeof(operand_t)) + 3) / 4;
 }
 
+#if defined(__AVX512F__)
+// A square of sixteen rows by sixteen words; rows from `count` on are zeros.
+inline void transpose_square(const float* const* rows, int64_t count, int64_t word, int64_t columns, float* out) {
+  __m512i block[16];
+  for (int64_t j = 0; j < 16; ++j) {
+    block[j] = j < count ? _mm512_loadu_si512(rows[j] + word) : _mm512_setzero_si512();
+  }
+  __m512i pairs[16];
+  for (int64_t j = 0; j < 16; j += 2) {
+    pairs[j] = _mm512_unpacklo_epi32(block[j], block[j + 1]);
+    pairs[j + 1] = _mm512_unpackhi_epi32(block[j], block[j + 1]);
+  }
+  for (int64_t j = 0; j < 16; j += 4) {
+    block[j] = _mm512_unpacklo_epi64(pairs[j], pairs[j + 2]);
+    block[j + 1] = _mm512_unpackhi_epi64(pairs[j], pairs[j + 2]);
+    block[j + 2] = _mm512_unpacklo_epi64(pairs[j + 1], pairs[j + 3]);
+    block[j + 3] = _mm512_unpackhi_epi64(pairs[j + 1], pairs[j + 3]);
+  }
+  for (int64_t j = 0; j < 4; ++j) {
+    const __m512i low_even = _mm512_shuffle_i32x4(block[j], block[j + 4], 0x88);
+    const __m512i low_odd = _mm512_shuffle_i32x4(block[j], block[j + 4], 0xdd);
+    const __m512i high_even = _mm512_shuffle_i32x4(block[j + 8], block[j + 12], 0x88);
+    const __m512i high_odd = _mm512_shuffle_i32x4(block[j + 8], block[j + 12], 0xdd);
+    float* column = out + (word + j) * columns;
+    _mm512_storeu_si512(column, _mm512_shuffle_i32x4(low_even, high_even, 0x88));
+    _mm512_storeu_si512(column + 4 * columns, _mm512_shuffle_i32x4(low_odd, high_odd, 0x88));
+    _mm512_storeu_si512(column + 8 * columns, _mm512_shuffle_i32x4(low_even, high_even, 0xdd));
+    _mm512_storeu_si512(column + 12 * columns, _mm512_shuffle_i32x4(low_odd, high_odd, 0xdd));
+  }
+}
+#endif
+
 // out[word, i] = rows[i][word] for `count` <= columns rows; columns is a multiple of 16.
 inline void transpose_words(const float* const* rows, int64_t count, int64_t words, int64_t columns, float* out) {
-  int64_t word = 0;
+  for (int64_t i = 0; i < columns; i += 16) {
+    const int64_t live = std::clamp<int64_t>(count - i, 0, 16);
+    for (int64_t next = i + 16; next < std::min(i + 32, count); ++next) prefetch_row(rows[next], words);
+    int64_t word = 0;
 #if defined(__AVX512F__)
-  for (; word + 16 <= words; word += 16) {
-    for (int64_t i = 0; i < columns; i += 16) {
-      __m512i block[16];
-      for (int64_t j = 0; j < 16; ++j) {
-        block[j] = i + j < count ? _mm512_loadu_si512(rows[i + j] + word) : _mm512_setzero_si512();
-      }
-      __m512i pairs[16];
-      for (int64_t j = 0; j < 16; j += 2) {
-        pairs[j] = _mm512_unpacklo_epi32(block[j], block[j + 1]);
-        pairs[j + 1] = _mm512_unpackhi_epi32(block[j], block[j + 1]);
-      }
-      for (int64_t j = 0; j < 16; j += 4) {
-        block[j] = _mm512_unpacklo_epi64(pairs[j], pairs[j + 2]);
-        block[j + 1] = _mm512_unpackhi_epi64(pairs[j], pairs[j + 2]);
-        block[j + 2] = _mm512_unpacklo_epi64(pairs[j + 1], pairs[j + 3]);
-        block[j + 3] = _mm512_unpackhi_epi64(pairs[j + 1], pairs[j + 3]);
-      }
-      for (int64_t j = 0; j < 4; ++j) {
-        const __m512i low_even = _mm512_shuffle_i32x4(block[j], block[j + 4], 0x88);
-        const __m512i low_odd = _mm512_shuffle_i32x4(block[j], block[j + 4], 0xdd);
-        const __m512i high_even = _mm512_shuffle_i32x4(block[j + 8], block[j + 12], 0x88);
-        const __m512i high_odd = _mm512_shuffle_i32x4(block[j + 8], block[j + 12], 0xdd);
-        float* column = out + (word + j) * columns + i;
-        _mm512_storeu_si512(column, _mm512_shuffle_i32x4(low_even, high_even, 0x88));
-        _mm512_storeu_si512(column + 4 * columns, _mm512_shuffle_i32x4(low_odd, high_odd, 0x88));
-        _mm512_storeu_si512(column + 8 * columns, _mm512_shuffle_i32x4(low_even, high_even, 0xdd));
-        _mm512_storeu_si512(column + 12 * columns, _mm512_shuffle_i32x4(low_odd, high_odd, 0xdd));
-      }
-    }
-  }
+    for (; word + 16 <= words; word += 16) transpose_square(rows + i, live, word, columns, out + i);
 #endif
-  for (; word < words; ++word) {
-    for (int64_t i = 0; i < count; ++i) std::memcpy(out + word * columns + i, rows[i] + word, 4);
-    std::fill(out + word * columns + count, out + (word + 1) * columns, 0.0f);
+    for (; word < words; ++word) {
+      float* column = out + word * columns + i;
+      for (int64_t j = 0; j < live; ++j) std::memcpy(column + j, rows[i + j] + word, sizeof(float));
+      std::fill(column + live, column + 16, 0.0f);
+    }
   }
 }
 
@@ -102,6 +111,7 @@ void pack_values(const scalar_t* const* rows, int64_t count, int64_t keys, int64
       std::fill_n(row, width, 0.0f);
       continue;
     }
+    if (i + kPrefetchedValues < count) prefetch_row(rows[i + kPrefetchedValues], dim);
     int64_t d = 0;
     for (; d + kLanes <= dim; d += kLanes) store(row + d, load(rows[i] + d));
     for (; d < dim; ++d) row[d] = to_float(rows[i][d]);
@@ -117,6 +127,9 @@ inline void pack_values(const bfloat16* const* rows, int64_t count, int64_t keys
     if (i >= count) {
       std::fill_n(row, 2 * width, bfloat16{0});
       continue;
+    }
+    for (int64_t next = i + kPrefetchedValues; next < std::min(i + kPrefetchedValues + 2, count); ++next) {
+      prefetch_row(rows[next], dim);
     }
     const bfloat16* even = rows[i];
     const bfloat16* odd = i + 1 < count ? rows[i + 1] : nullptr;

@@ -1,5 +1,7 @@
+#include <memory>
 #include <type_traits>
 
+#include "few_rows.h"
 #include "gemm_tile.h"
 #include "key_block.h"
 #include "tree_attention.h"
@@ -65,15 +67,17 @@ class TileAttention {
         tile_(tile),
         state_(state),
         rows_((tile.end - tile.begin) * attention.group()),
-        key_width_(round_up(attention.head_dim, 2)),
+        key_width_(words_of<operand_t>(attention.head_dim) * 4 / static_cast<int64_t>(sizeof(operand_t))),
         value_width_(round_up(attention.value_dim, 16)),
         mask_(tile.end - tile.begin),
-        queries_(rows_ * key_width_),
-        scores_(rows_ * kKeyBlock),
-        weights_(std::is_same_v<operand_t, float> ? 0 : rows_ * kKeyBlock),
-        keys_(kKeyBlock * key_width_),
-        values_(kKeyBlock * value_width_),
-        scratch_(kKeyBlock * (attention.head_dim + 1)) {
+        queries_(new operand_t[rows_ * key_width_]),
+        scores_(new float[rows_ * kKeyBlock]) {
+    if (!few_rows()) {
+      if (!std::is_same_v<operand_t, float>) weights_.reset(new operand_t[rows_ * kKeyBlock]);
+      keys_.reset(new operand_t[kKeyBlock * key_width_]);
+      values_.reset(new operand_t[kKeyBlock * value_width_]);
+      scratch_.reset(new operand_t[kKeyBlock * (attention.head_dim + 1)]);
+    }
     std::fill_n(state.out, rows_ * value_width_, 0.0f);
     std::fill_n(state.maximum, rows_, -kInfinity);
     std::fill_n(state.sum, rows_, 0.0f);
@@ -85,8 +89,14 @@ class TileAttention {
       const int64_t head = tile_.kv_head * a_.group() + row % a_.group();
       const scalar_t* source =
           query + tile_.b * a_.query_stride.batch + node * a_.query_stride.node + head * a_.query_stride.head;
-      operand_t* target = queries_.data() + row * key_width_;
-      const operand_t* operand = as_operand(source, a_.head_dim, scratch_.data());
+      operand_t* target = queries_.get() + row * key_width_;
+      if constexpr (std::is_same_v<operand_t, float>) {
+        if (few_rows()) {
+          widen_query(source, a_.head_dim, target);
+          continue;
+        }
+      }
+      const operand_t* operand = as_operand(source, a_.head_dim, scratch_.get());
       std::copy(operand, operand + a_.head_dim, target);
       std::fill(target + a_.head_dim, target + key_width_, operand_t{});
     }
@@ -151,26 +161,43 @@ class TileAttention {
       value_rows[i] =
           value_ + page * a_.value_stride.page + row * a_.value_stride.row + tile_.kv_head * a_.value_stride.head;
     }
-    pack_keys(key_rows, range.keys, a_.head_dim, range.columns, scratch_.data(), keys_.data());
-    gemm({rows_, range.columns, key_width_, key_width_, range.columns, range.columns}, false, queries_.data(),
-         keys_.data(), scores_.data());
+    if constexpr (std::is_same_v<operand_t, float>) {
+      if (few_rows()) return attend_few_rows(range, key_rows, value_rows);
+    }
+    pack_keys(key_rows, range.keys, a_.head_dim, range.columns, scratch_.get(), keys_.get());
+    gemm({rows_, range.columns, key_width_, key_width_, range.columns, range.columns}, false, queries_.get(),
+         keys_.get(), scores_.get());
     for (int64_t row = 0; row < rows_; ++row) weigh(row, range);
-    pack_values(value_rows, range.keys, range.columns, a_.value_dim, value_width_, values_.data());
+    pack_values(value_rows, range.keys, range.columns, a_.value_dim, value_width_, values_.get());
     gemm({rows_, value_width_, range.columns, range.columns, value_width_, value_width_}, true, weights(),
-         values_.data(), state_.out);
+         values_.get(), state_.out);
+  }
+
+  bool few_rows() const { return rows_ <= kFewRows; }
+
+  void attend_few_rows(const KeyRange& range, const scalar_t* const* key_rows, const scalar_t* const* value_rows) {
+    for_row_groups(rows_, [&](int64_t row, auto rows) {
+      dot_keys<decltype(rows)::value>(queries_.get() + row * key_width_, key_width_, key_rows, range.keys, a_.head_dim,
+                                      scores_.get() + row * range.columns, range.columns);
+    });
+    for (int64_t row = 0; row < rows_; ++row) weigh(row, range);
+    for_row_groups(rows_, [&](int64_t row, auto rows) {
+      add_values<decltype(rows)::value>(scores_.get() + row * range.columns, range.columns, value_rows, range.keys,
+                                        a_.value_dim, state_.out + row * value_width_, value_width_);
+    });
   }
 
   const operand_t* weights() const {
     if constexpr (std::is_same_v<operand_t, float>) {
-      return scores_.data();
+      return scores_.get();
     } else {
-      return weights_.data();
+      return weights_.get();
     }
   }
 
   // Scores become weights 2^(score - maximum), in octaves, and the row's state moves to the new maximum.
   void weigh(int64_t row, const KeyRange& range) {
-    float* scores = scores_.data() + row * range.columns;
+    float* scores = scores_.get() + row * range.columns;
     const int64_t node = row / a_.group();
     const float octaves = a_.softcap > 0 ? a_.scale / a_.softcap : a_.scale * kLog2E;
     const Floats scale = broadcast(octaves);
@@ -192,7 +219,7 @@ class TileAttention {
       if constexpr (std::is_same_v<operand_t, float>) {
         store(scores + i, weight);
       } else {
-        store(weights_.data() + row * range.columns + i, weight);
+        store(weights_.get() + row * range.columns + i, weight);
       }
     }
     if (maximum_now > state_.maximum[row]) {
@@ -213,12 +240,13 @@ class TileAttention {
   const PartialState& state_;
   int64_t rows_, key_width_, value_width_;
   BlockMask mask_;
-  std::vector<operand_t> queries_;  // [rows, key_width]
-  std::vector<float> scores_;       // [rows, columns]
-  std::vector<operand_t> weights_;  // [rows, columns], where the operands are not float32
-  std::vector<operand_t> keys_;     // packed
-  std::vector<operand_t> values_;   // packed
-  std::vector<operand_t> scratch_;
+  // Every number is written before it is read; zeroing them first took a sixth of the time of a short task.
+  std::unique_ptr<operand_t[]> queries_;  // [rows, key_width]
+  std::unique_ptr<float[]> scores_;       // [rows, columns]
+  std::unique_ptr<operand_t[]> weights_;  // [rows, columns], where the operands are not float32
+  std::unique_ptr<operand_t[]> keys_;     // packed
+  std::unique_ptr<operand_t[]> values_;   // packed
+  std::unique_ptr<operand_t[]> scratch_;
 };
 
 template <typename operand_t, typename scalar_t>
@@ -260,7 +288,7 @@ template <typename scalar_t>
 void attend_part(const TreeAttention& attention, const scalar_t* query, const scalar_t* key, const scalar_t* value,
                  const int32_t* depths, const AttentionTile& tile, int64_t part, const PartialState& state) {
   if constexpr (std::is_same_v<scalar_t, bfloat16>) {
-    if (has_bfloat16_gemm()) {
+    if (has_bfloat16_gemm() && (tile.end - tile.begin) * attention.group() > kFewRows) {
       return attend_part_as<bfloat16>(attention, query, key, value, depths, tile, part, state);
     }
   }
