@@ -1,7 +1,7 @@
 """Builds the table of libraries below; metadata and version are in pyproject.toml.
 
-MTP_EXT_BUILD=auto (default) builds what the machine can compile: the CPU libraries, and the CUDA library when
-nvcc is found. =cpu, =cuda: exactly that. =none: pure Python; every op then runs on its reference.
+MTP_EXT_BUILD=auto (default) builds what there is and the machine can compile, which is the CPU libraries: there are
+no CUDA kernels yet, so =cuda is refused. =cpu: exactly those. =none: pure Python; every op then runs on its reference.
 """
 
 import os
@@ -13,6 +13,8 @@ from setuptools import setup
 BUILD = os.environ.get("MTP_EXT_BUILD", "auto")
 if BUILD not in ("auto", "cpu", "cuda", "none"):
     raise SystemExit(f"MTP_EXT_BUILD must be auto, cpu, cuda or none, got {BUILD!r}")
+if BUILD == "cuda":
+    raise SystemExit("MTP_EXT_BUILD=cuda: there are no CUDA kernels yet; auto or cpu builds the CPU libraries")
 
 # One library per CPU instruction set, named as torch.backends.cpu.get_cpu_capability() names it; import loads one.
 INSTRUCTION_SETS = {"default": []}

@@ -113,7 +113,7 @@ def _log_probs(*shape: int, seed: int) -> Tensor:
 # ---- The error budget -------------------------------------------------------------------------------------
 
 
-def error_budget(reference: Tensor, oracle: Tensor, scale: float = 1.0) -> float:
+def error_budget(reference: Tensor, oracle: Tensor, scale: float = 1.0, eps: float = EPS32) -> float:
     """What float32 arithmetic may cost: twice the error of the float32 reference and of one rounding,
     2 * (max|reference - oracle| + eps * max(scale, max|oracle|)), maxima over the finite entries.
 
@@ -129,10 +129,12 @@ def error_budget(reference: Tensor, oracle: Tensor, scale: float = 1.0) -> float
     if expected.numel() == 0:
         return 0.0
     error = (reference[finite].double() - expected).abs().max().item()
-    return 2.0 * (error + EPS32 * max(scale, expected.abs().max().item()))
+    return 2.0 * (error + eps * max(scale, expected.abs().max().item()))
 
 
-def assert_within_budget(actual: Tensor, reference: Tensor, oracle: Tensor, scale: float = 1.0) -> None:
+def assert_within_budget(
+    actual: Tensor, reference: Tensor, oracle: Tensor, scale: float = 1.0, eps: float = EPS32
+) -> None:
     """Fails unless `actual` is as near to the float64 `oracle` as `error_budget` asks.
 
     Entries that are not finite as float32 numbers must match exactly: NaN where NaN, -inf where -inf.
@@ -140,7 +142,7 @@ def assert_within_budget(actual: Tensor, reference: Tensor, oracle: Tensor, scal
     assert actual.shape == reference.shape == oracle.shape, (actual.shape, reference.shape, oracle.shape)
     assert_same_non_finite(reference, oracle)
     assert_same_non_finite(actual, oracle)
-    budget = error_budget(reference, oracle, scale)
+    budget = error_budget(reference, oracle, scale, eps)
     error = (actual.double() - oracle)[oracle.float().isfinite()].abs()
     worst = error.max().item() if error.numel() else 0.0
     assert worst <= budget, f"error {worst:.3g} is over the budget of {budget:.3g}"
