@@ -140,11 +140,7 @@ void mix_columns(const scalar_t* logits, const Mixture& mixture, int64_t column,
     const Floats mixed = load(total + i);
     const bool too_small = less_mask(mixed, broadcast(kSmallest)) & kAllLanes >> (kLanes - lanes);
     const Floats result = too_small ? mix_in_log_space(logits, mixture, column + i, lanes) : base + log(mixed);
-    if (lanes == kLanes) {
-      store(out + i, result);
-    } else {
-      store_partial(out + i, lanes, result);
-    }
+    store_lanes(out + i, lanes, result);
   }
 }
 

@@ -280,8 +280,21 @@ inline void store(bfloat16* data, Floats value) {
 #endif
 }
 
-inline void store_partial(float* data, int64_t count, Floats value) {
-  for (int64_t i = 0; i < count; ++i) data[i] = value[i];
+inline void store(float16* data, Floats value) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(data), _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(data), _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int64_t i = 0; i < kLanes; ++i) data[i] = to_float16(value[i]);
+#endif
+}
+
+// The first `count` <= kLanes elements.
+template <typename scalar_t>
+void store_lanes(scalar_t* data, int64_t count, Floats value) {
+  if (count == kLanes) return store(data, value);
+  for (int64_t i = 0; i < count; ++i) store_number(data + i, value[i]);
 }
 
 // ---- Two functions ----------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@
 namespace mtp_ext {
 namespace {
 
-constexpr int64_t kTreeBlock = 64;  // nodes, one word of ancestor bits: siblings see nothing outside their diagonal
+constexpr int64_t kTreeBlock = 64;   // nodes, one word of ancestor bits: siblings see nothing outside their diagonal
+constexpr int64_t kColumnStep = 32;  // of the last, shorter block: products come in few sizes
 constexpr int64_t kMaskWords = kKeyBlock / 64;
 
 // Which keys of a block each node of a tile sees.
@@ -20,7 +21,8 @@ class BlockMask {
   // Nodes see the keys low <= i < high of a block of `keys`.
   void clear() {
     std::fill(words_.begin(), words_.end(), 0);
-    any_ = false;
+    first_ = static_cast<int64_t>(words_.size());
+    last_ = -1;
     all_ = true;
   }
   void set_range(int64_t node, int64_t low, int64_t high, int64_t keys) {
@@ -31,10 +33,14 @@ class BlockMask {
   // Word w of the block; `whole` has a bit for each of its keys.
   void set_word(int64_t node, int64_t w, uint64_t word, uint64_t whole) {
     words_[node * kMaskWords + w] = word;
-    any_ = any_ || word;
     all_ = all_ && word == whole;
+    if (!word) return;
+    first_ = std::min(first_, node);
+    last_ = std::max(last_, node);
   }
-  bool any() const { return any_; }
+  // The first and the last node that sees any of the keys.
+  int64_t first() const { return first_; }
+  int64_t last() const { return last_; }
   bool all() const { return all_; }
   uint32_t lanes(int64_t node, int64_t key) const {
     return static_cast<uint32_t>(words_[node * kMaskWords + key / 64] >> key % 64) & kAllLanes;
@@ -46,7 +52,8 @@ class BlockMask {
 
  private:
   std::vector<uint64_t> words_;
-  bool any_ = false;
+  int64_t first_ = 0;
+  int64_t last_ = -1;
   bool all_ = true;
 };
 
@@ -113,7 +120,7 @@ class TileAttention {
         if (a_.window > 0) low = std::max(low, a_.prefix(tile_.b) + depth - a_.window + 1);
         mask_.set_range(i, depth < 0 ? keys : low - first, keys, keys);
       }
-      attend({first, keys, round_up(keys, kTreeBlock)});
+      attend({first, keys, round_up(keys, kColumnStep)});
     }
   }
 
@@ -134,7 +141,7 @@ class TileAttention {
           mask_.set_range(i, low - first, std::min(node + 1 - first, keys), keys);
         }
       }
-      attend({a_.prefix(tile_.b) + first, keys, round_up(keys, kTreeBlock)});
+      attend({a_.prefix(tile_.b) + first, keys, round_up(keys, kColumnStep)});
     }
   }
 
@@ -151,7 +158,7 @@ class TileAttention {
   }
 
   void attend(const KeyRange& range) {
-    if (!mask_.any()) return;
+    if (mask_.last() < 0) return;
     const scalar_t* key_rows[kKeyBlock];
     const scalar_t* value_rows[kKeyBlock];
     for (int64_t i = 0; i < range.keys; ++i) {
@@ -164,13 +171,16 @@ class TileAttention {
     if constexpr (std::is_same_v<operand_t, float>) {
       if (few_rows()) return attend_few_rows(range, key_rows, value_rows);
     }
+    // Only the rows that see any of the keys, in sixteens: products come in few sizes, each of which is compiled once.
+    const int64_t first = mask_.first() * a_.group() / 16 * 16;
+    const int64_t rows = std::min(rows_, round_up((mask_.last() + 1) * a_.group(), 16)) - first;
     pack_keys(key_rows, range.keys, a_.head_dim, range.columns, scratch_.get(), keys_.get());
-    gemm({rows_, range.columns, key_width_, key_width_, range.columns, range.columns}, false, queries_.get(),
-         keys_.get(), scores_.get());
-    for (int64_t row = 0; row < rows_; ++row) weigh(row, range);
+    gemm({rows, range.columns, key_width_, key_width_, range.columns, range.columns}, false,
+         queries_.get() + first * key_width_, keys_.get(), scores_.get() + first * range.columns);
+    for (int64_t row = first; row < first + rows; ++row) weigh(row, range);
     pack_values(value_rows, range.keys, range.columns, a_.value_dim, value_width_, values_.get());
-    gemm({rows_, value_width_, range.columns, range.columns, value_width_, value_width_}, true, weights(),
-         values_.get(), state_.out);
+    gemm({rows, value_width_, range.columns, range.columns, value_width_, value_width_}, true,
+         weights() + first * range.columns, values_.get(), state_.out + first * value_width_);
   }
 
   bool few_rows() const { return rows_ <= kFewRows; }
@@ -199,22 +209,27 @@ class TileAttention {
   void weigh(int64_t row, const KeyRange& range) {
     float* scores = scores_.get() + row * range.columns;
     const int64_t node = row / a_.group();
-    const float octaves = a_.softcap > 0 ? a_.scale / a_.softcap : a_.scale * kLog2E;
-    const Floats scale = broadcast(octaves);
-    const Floats cap = broadcast(a_.softcap * kLog2E);
-    Floats largest = broadcast(state_.maximum[row]);
-    for (int64_t i = 0; i < range.columns; i += kLanes) {
-      Floats score = load(scores + i) * scale;
-      if (a_.softcap > 0) score = cap * tanh(score);
-      if (!mask_.all() || range.keys < range.columns) score = keep(score, mask_.lanes(node, i), -kInfinity);
-      store(scores + i, score);
-      largest = max(score, largest);
+    const bool masked = !mask_.all() || range.keys < range.columns;
+    float scale = a_.scale * kLog2E;  // what turns a stored score into octaves
+    Floats largest = broadcast(-kInfinity);
+    if (masked || a_.softcap > 0 || scale < 0) {
+      const Floats inner = broadcast(a_.softcap > 0 ? a_.scale / a_.softcap : scale);
+      for (int64_t i = 0; i < range.columns; i += kLanes) {
+        Floats score = load(scores + i) * inner;
+        if (a_.softcap > 0) score = tanh(score) * (a_.softcap * kLog2E);
+        if (masked) score = keep(score, mask_.lanes(node, i), -kInfinity);
+        store(scores + i, score);
+        largest = max(score, largest);
+      }
+      scale = 1;
+    } else {
+      for (int64_t i = 0; i < range.columns; i += kLanes) largest = max(load(scores + i), largest);
     }
-    const float maximum_now = maximum(largest);
-    const float reference = maximum_now == -kInfinity ? 0.0f : maximum_now;
+    const float maximum_now = std::max(state_.maximum[row], maximum(largest) * scale);
+    const Floats reference = broadcast(maximum_now == -kInfinity ? 0.0f : -maximum_now);
     Floats total{};
     for (int64_t i = 0; i < range.columns; i += kLanes) {
-      const Floats weight = exp2(load(scores + i) - broadcast(reference));
+      const Floats weight = exp2(fma(load(scores + i), broadcast(scale), reference));
       total = total + weight;
       if constexpr (std::is_same_v<operand_t, float>) {
         store(scores + i, weight);
@@ -299,7 +314,7 @@ template <typename scalar_t>
 void merge_parts(const TreeAttention& a, const AttentionTile& tile, const std::vector<PartialState>& parts,
                  scalar_t* out, float* lse) {
   const int64_t width = round_up(a.value_dim, 16);
-  std::vector<float> merged(width);
+  std::vector<float> factors(parts.size());
   for (int64_t row = 0; row < (tile.end - tile.begin) * a.group(); ++row) {
     const int64_t head = tile.kv_head * a.group() + row % a.group();
     const int64_t target = (tile.b * a.nodes + tile.begin + row / a.group()) * a.heads + head;
@@ -312,15 +327,19 @@ void merge_parts(const TreeAttention& a, const AttentionTile& tile, const std::v
       largest = std::max(largest, sink);
       total = std::exp2(sink - largest);
     }
-    std::fill(merged.begin(), merged.end(), 0.0f);
-    for (const PartialState& part : parts) {
-      if (part.maximum[row] == -kInfinity) continue;
-      const float factor = std::exp2(part.maximum[row] - largest);
-      total += factor * part.sum[row];
-      for (int64_t d = 0; d < width; ++d) merged[d] += factor * part.out[row * width + d];
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const bool empty = parts[i].maximum[row] == -kInfinity;
+      factors[i] = empty ? 0.0f : std::exp2(parts[i].maximum[row] - largest);
+      total += factors[i] * parts[i].sum[row];
     }
-    const float scale = sees ? 1 / total : 0.0f;
-    for (int64_t d = 0; d < a.value_dim; ++d) store_number(out + target * a.value_dim + d, merged[d] * scale);
+    const Floats scale = broadcast(sees ? 1 / total : 0.0f);
+    for (int64_t d = 0; d < a.value_dim; d += kLanes) {
+      Floats merged{};
+      for (size_t i = 0; i < parts.size(); ++i) {
+        merged = fma(broadcast(factors[i]), load(parts[i].out + row * width + d), merged);
+      }
+      store_lanes(out + target * a.value_dim + d, std::min(kLanes, a.value_dim - d), merged * scale);
+    }
     lse[target] = sees ? static_cast<float>((largest + std::log2(static_cast<double>(total))) * kLn2) : -kInfinity;
   }
 }
