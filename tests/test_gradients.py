@@ -106,6 +106,14 @@ def test_what_counts_for_nothing_gets_no_gradient(device: str, op: str, renormal
 
 
 @pytest.mark.parametrize("op", OPS)
+def test_only_differences_of_normalized_weights_count(device: str, op: str) -> None:
+    case = dense_case(2, 5, 65)
+    case = BranchCase(case.logits, (case.log_probs * 256.0).round() / 256.0)  # shifted without rounding
+    shifted = BranchCase(case.logits, case.log_probs - 8192.0)
+    compare(op, case, gradients(getattr(mtp_ext, op), shifted, device, **targets_of(op, case)), renormalize=True)
+
+
+@pytest.mark.parametrize("op", OPS)
 def test_a_broken_row_spoils_no_other(device: str, op: str) -> None:
     case = dense_case(3, 4, 65)
     options = targets_of(op, case)

@@ -101,6 +101,16 @@ def test_sums_to_the_weights(device: str, case: BranchCase, renormalize: bool) -
         assert_near(mass.float(), torch.zeros_like(mass), budget, "the sum")
 
 
+@pytest.mark.parametrize("shift", [-8192.0, 8192.0, -(2.0**100)])
+def test_only_differences_of_normalized_weights_count(device: str, shift: float) -> None:
+    """However improbable the branches are as a whole: the end of a long path, or a mask as low as numbers go."""
+    case = dense_case(2, 5, 513)
+    log_probs = (case.log_probs * 256.0).round() / 256.0 if abs(shift) < 1e6 else torch.zeros(2, 5)
+    case = BranchCase(case.logits, log_probs)  # weights to which the shift can be added without rounding
+    actual = run("marginalize", BranchCase(case.logits, case.log_probs + shift), device)
+    assert_within_budget(actual, case.run(reference.marginalize), case.oracle("marginalize"))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_branch_is_log_softmax(device: str, dtype: torch.dtype) -> None:
     case = dense_case(3, 1, 1031, dtype=dtype)
