@@ -55,12 +55,22 @@ def _check(
         if checks.has_values(starts) and (starts < 0).any():
             b = int((starts < 0).nonzero()[0])
             raise ValueError(f"{_OP}: starts must be at least 0, got starts[{b}]={int(starts[b])}")
-    if softcap < 0:
+    if scale is not None:
+        checks.check_number(_OP, "scale", scale)
+    checks.check_number(_OP, "softcap", softcap)
+    if not softcap >= 0:
         raise ValueError(f"{_OP}: softcap must be at least 0, got {softcap:g}")
-    if window is not None and window < 1:
-        raise ValueError(f"{_OP}: window must be at least 1, got {window}")
+    if window is not None:
+        _check_window(window)
     if sinks is not None:
         checks.check_tensor(_OP, "sinks", sinks, [("heads", heads)], [torch.float32], query)
+
+
+def _check_window(window: int) -> None:
+    if not isinstance(window, int | torch.SymInt) or isinstance(window, bool):
+        raise TypeError(f"{_OP}: window must be an integer, got {type(window).__name__}")
+    if window < 1:
+        raise ValueError(f"{_OP}: window must be at least 1, got {window}")
 
 
 def _fake(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,7 @@ def tree_attention(
         keys = _logical_rows(key, page_table, b, prefix + count).repeat_interleave(heads // key.shape[2], 1)
         values = _logical_rows(value, page_table, b, prefix + count).repeat_interleave(heads // key.shape[2], 1)
         sees = visible(None if ancestors is None else ancestors[b], nodes, count, prefix, start, window)
+        sees = sees.to(query.device)
         scores = torch.einsum("nhd,rhd->nhr", compute(query[b]), compute(keys)) * scale
         if softcap > 0:
             scores = softcap * (scores / softcap).tanh()
@@ -59,8 +60,7 @@ def visible(ancestors: Tensor | None, nodes: int, count: int, prefix: int, start
     distance = (prefix + depth)[:, None] - position
     if window is not None:
         sees = sees & (distance >= 0) & (distance < window)
-    device = None if ancestors is None else ancestors.device
-    return (sees & real[:, None]).to(device)
+    return sees & real[:, None]
 
 
 def _logical_rows(cache: Tensor, page_table: Tensor | None, request: int, rows: int) -> Tensor:
