@@ -1,6 +1,6 @@
 """The kernels under AddressSanitizer and UndefinedBehaviorSanitizer, built for each instruction set of this CPU.
 
-Kernels know nothing of torch, so that a small program can run them: sanitize/marginalization.cpp.
+Kernels know nothing of torch, so that a small program can run them: those in sanitize/.
 """
 
 import os
@@ -15,14 +15,21 @@ import torch
 
 REPOSITORY = Path(__file__).parent.parent
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
-SOURCES = [
-    "tests/sanitize/marginalization.cpp",
-    "csrc/cpu/joint_topk_kernel.cpp",
-    "csrc/cpu/mixture_kernel.cpp",
-    "csrc/cpu/mixture_topk_kernel.cpp",
-    "csrc/cpu/normalizer_kernel.cpp",
-    "csrc/cpu/select_branches_kernel.cpp",
-]
+SOURCES = {
+    "marginalization": [
+        "tests/sanitize/marginalization.cpp",
+        "csrc/cpu/joint_topk_kernel.cpp",
+        "csrc/cpu/mixture_kernel.cpp",
+        "csrc/cpu/mixture_topk_kernel.cpp",
+        "csrc/cpu/normalizer_kernel.cpp",
+        "csrc/cpu/select_branches_kernel.cpp",
+    ],
+    "tree_attention": [
+        "tests/sanitize/tree_attention.cpp",
+        "csrc/cpu/gemm_tile.cpp",
+        "csrc/cpu/tree_attention_kernel.cpp",
+    ],
+}
 FLAGS = ["-std=c++17", "-O0", "-Icsrc", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
@@ -37,30 +44,32 @@ def instruction_sets() -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, subprocess.Popen[str]]]:
-    """The program of each instruction set with its compilation; all of them run at the same time."""
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tuple[Path, subprocess.Popen[str]]]:
+    """The programs for each instruction set with their compilations; all of them run at the same time."""
     folder = tmp_path_factory.mktemp("sanitize")
     return {
-        name: (
-            folder / name,
+        (program, name): (
+            folder / f"{program}-{name}",
             subprocess.Popen(
-                [COMPILER, *FLAGS, *flags, *SOURCES, "-o", folder / name],
+                [COMPILER, *FLAGS, *flags, *sources, "-o", folder / f"{program}-{name}"],
                 cwd=REPOSITORY,
                 stderr=subprocess.PIPE,
                 text=True,
             ),
         )
+        for program, sources in SOURCES.items()
         for name, flags in instruction_sets().items()
     }
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler is found")
 @pytest.mark.parametrize("name", instruction_sets())
-def test_marginalization(programs: dict[str, tuple[Path, subprocess.Popen[str]]], name: str) -> None:
-    program, compilation = programs[name]
+@pytest.mark.parametrize("program", SOURCES)
+def test_kernels(programs: dict[tuple[str, str], tuple[Path, subprocess.Popen[str]]], program: str, name: str) -> None:
+    executable, compilation = programs[program, name]
     _, messages = compilation.communicate()
     assert compilation.returncode == 0, messages
-    # Leaks are not looked for: that takes ptrace, which containers forbid; kernels allocate with std::vector only.
+    # Leaks are not looked for: that takes ptrace, which containers forbid; kernels free what they allocate by its type.
     environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run([program], env=environment, capture_output=True, text=True)
+    done = subprocess.run([executable], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
