@@ -55,7 +55,7 @@ def select_branches(
         logits: [rows, vocab], float32, bfloat16 or float16, contiguous in the last dimension.
         top_p: in (0, 1]; 1 keeps every token of non-zero probability.
         top_k: at most this many; the width of the result is then `top_k`.
-        temperature: positive; divides the logits.
+        temperature: from 1e-30 to 1e30; divides the logits.
         max_branches: the width of the result without `top_k`. A row cut short by it shows it in `dropped_mass`.
 
     Returns:

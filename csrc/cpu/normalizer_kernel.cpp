@@ -4,6 +4,7 @@
 namespace mtp_ext {
 namespace {
 
+constexpr float kLargestSum = 0x1p16f;     // of a chunk: a larger one has terms whose exponents are rounded too far off
 constexpr float kLargestShift = 65536.0f;  // octaves; 2^-8 of one is still told apart from the next in float32
 
 // y = scale * (x - center) - shift, in octaves.
@@ -48,14 +49,17 @@ float sum_columns(const scalar_t* logits, int64_t columns, const Octaves& octave
   return sum(total);
 }
 
-// The largest logit, or NaN where there is one.
+// The largest logit that is a number, or NaN where none is and not all are -inf.
 template <typename scalar_t>
 float true_maximum(const scalar_t* logits, int64_t columns) {
-  float result = -kInfinity;
-  for (int64_t i = 0; i < columns; ++i) {
-    const float logit = to_float(logits[i]);
-    if (!(logit <= result)) result = logit;
-    if (result != result) break;
+  Floats largest = broadcast(-kInfinity);
+  int64_t i = 0;
+  for (; i + kLanes <= columns; i += kLanes) largest = max(load(logits + i), largest);
+  largest = max(load_partial(logits + i, columns - i, -kInfinity), largest);
+  const float result = maximum(largest);
+  if (result > -kInfinity) return result;
+  for (i = 0; i < columns; ++i) {
+    if (std::isnan(to_float(logits[i]))) return kNaN;
   }
   return result;
 }
@@ -66,7 +70,7 @@ ChunkSum sum_any_chunk(const scalar_t* logits, int64_t columns, float scale, flo
   ChunkSum result{0, maximum(first) * scale, 0};
   if (std::abs(result.shift) <= kLargestShift) {
     result.sum = sum_columns<false, kMaxima>(logits, columns, {scale, 0, result.shift}, block_maxima);
-    if (result.sum < kInfinity) return result;
+    if (result.sum < kLargestSum) return result;
   }
   result = {true_maximum(logits, columns), 0, 0};
   if (result.center == -kInfinity) {  // nothing but -inf: an empty sum

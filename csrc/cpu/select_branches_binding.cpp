@@ -18,6 +18,9 @@ NucleusLimits check_limits(int64_t vocab, double top_p, const std::optional<int6
   if (!(0 < temperature && std::isfinite(temperature))) {
     refuse(kOp, "temperature must be a positive number, got ", temperature);
   }
+  if (temperature < 1e-30 || temperature > 1e30) {
+    refuse(kOp, "temperature must be from 1e-30 to 1e+30, got ", temperature);
+  }
   check_range(kOp, "max_branches", max_branches, 1, kMostBranches);
   return {top_p, top_k.value_or(max_branches), static_cast<float>(1 / (temperature * kLn2))};
 }

@@ -6,7 +6,7 @@
 //
 //   exp2(y)  2^y, y in octaves. Polynomial of degree 5 on [0, 1): relative error 1.5e-7 measured over all of
 //   it.
-//            0 below 2^-126 at the latest, +inf from 128 on, NaN stays NaN.
+//            1 at 0, 0 below 2^-126 at the latest, +inf from 128 on, NaN stays NaN.
 //   log(x)   natural logarithm of a positive normal number. Relative error 1e-7 measured on [0.707, 1.414].
 #pragma once
 
@@ -301,11 +301,11 @@ void store_lanes(scalar_t* data, int64_t count, Floats value) {
 
 inline Floats exp2(Floats y) {
   const Floats r = fraction(y);
-  Floats p = fma(broadcast(0.0018775766948238015f), r, broadcast(0.00898933969438076f));
-  p = fma(p, r, broadcast(0.05582631751894951f));
-  p = fma(p, r, broadcast(0.24015361070632935f));
-  p = fma(p, r, broadcast(0.6931530833244324f));
-  p = fma(p, r, broadcast(0.9999999403953552f));
+  Floats p = fma(broadcast(0.0018671301659196615f), r, broadcast(0.009017029777169228f));
+  p = fma(p, r, broadcast(0.05579991266131401f));
+  p = fma(p, r, broadcast(0.24016444385051727f));
+  p = fma(p, r, broadcast(0.6931512951850891f));
+  p = fma(p, r, broadcast(1.0f));
   return exp2_scale(p, y);
 }
 

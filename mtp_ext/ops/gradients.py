@@ -33,8 +33,9 @@ class FlatBranches:
         if renormalize:
             largest = weights.new_full((self.rows,), float("-inf")).scatter_reduce(0, self.row, weights, "amax")
             largest = largest.masked_fill(largest == float("-inf"), 0.0)
-            total = weights.new_zeros(self.rows).index_add(0, self.row, (weights - largest[self.row]).exp())
-            weights = weights - (largest + total.log())[self.row]
+            weights = weights - largest[self.row]  # in two steps: weights far from 0 would round their total away
+            total = weights.new_zeros(self.rows).index_add(0, self.row, weights.exp())
+            weights = weights - total.log()[self.row]
         self.weights = weights.masked_fill(self.dead, float("-inf"))  # [m], normalized where asked for
         logits = branch_logits.reshape(m, vocab).float().masked_fill(self.dead[:, None], 0.0)
         self.log_probs = logits.log_softmax(-1)  # [m, vocab]

@@ -23,6 +23,8 @@ def _check(logits: Tensor, top_p: float, top_k: int | None, temperature: float, 
         checks.check_range(_OP, "top_k", top_k, 1, logits.shape[1])
     if not (temperature > 0.0 and math.isfinite(temperature)):
         raise ValueError(f"{_OP}: temperature must be a positive number, got {temperature:g}")
+    if not 1e-30 <= temperature <= 1e30:
+        raise ValueError(f"{_OP}: temperature must be from 1e-30 to 1e+30, got {temperature:g}")
     checks.check_range(_OP, "max_branches", max_branches, 1, _MOST_BRANCHES)
 
 

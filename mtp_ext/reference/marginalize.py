@@ -45,8 +45,9 @@ def joint_topk(
     terms = _terms(branch_logits, branch_log_probs, indptr, renormalize=False)
     vocab = terms.shape[-1]
     pairs = terms.flatten(1)
-    pairs = pairs.masked_fill(pairs.isnan().any(-1, keepdim=True), float("nan"))
-    log_probs, flat = top_descending(pairs, k)
+    broken = pairs.isnan().any(-1, keepdim=True)
+    log_probs, flat = top_descending(pairs.masked_fill(broken, float("nan")), k)
+    log_probs = log_probs.masked_fill(broken, float("nan"))
     found = flat >= 0
     return log_probs, (flat // max(vocab, 1)).where(found, -1), (flat % max(vocab, 1)).where(found, -1)
 
@@ -59,12 +60,10 @@ def _terms(branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor | Non
     weights = weights.masked_fill(weights == _INFINITY, float("nan"))
     live = weights != -_INFINITY
     if renormalize:
-        total = weights.logsumexp(-1, keepdim=True)
-        weights = weights - total.masked_fill(~live.any(-1, keepdim=True), 0.0)
+        empty = ~live.any(-1, keepdim=True)
+        weights = weights.masked_fill(empty, 0.0).log_softmax(-1).masked_fill(empty, -_INFINITY)
     logits = compute(branch_logits).masked_fill(~live[..., None], 0.0)
-    normalizer = logits.logsumexp(-1, keepdim=True)
-    normalizer = normalizer.masked_fill(~normalizer.isfinite(), float("nan"))
-    return weights[..., None] + (logits - normalizer)
+    return weights[..., None] + logits.log_softmax(-1)  # NaN in all of a branch that is all -inf or holds NaN or +inf
 
 
 def _to_dense(branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor) -> tuple[Tensor, Tensor]:

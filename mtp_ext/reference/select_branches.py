@@ -14,10 +14,11 @@ def select_branches(
     max_branches: int = 1024,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """tokens and log_probs [rows, width], counts and dropped_mass [rows]; width is top_k or max_branches."""
-    scaled = compute(logits) / temperature
-    normalizer = scaled.logsumexp(-1, keepdim=True)
-    broken = ~normalizer.isfinite()
-    log_probs, tokens = top_descending(scaled - normalizer, max_branches if top_k is None else top_k)
+    logits = compute(logits)
+    largest, _ = logits.topk(min(1, logits.shape[-1]))  # [rows, 1]; none where the vocabulary is empty
+    scores = ((logits - largest) / temperature).log_softmax(-1)  # divided first, large logits would be rounded
+    broken = ~scores.isfinite().any(-1, keepdim=True)
+    log_probs, tokens = top_descending(scores, max_branches if top_k is None else top_k)
     before = log_probs.exp().cumsum(-1) - log_probs.exp()  # the mass of the more probable tokens
     kept = (tokens >= 0) & ((before < top_p) | (top_p >= 1.0))
     dropped_mass = (1.0 - log_probs.exp().where(kept, 0.0).sum(-1)).clamp(min=0.0)
