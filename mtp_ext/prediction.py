@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from mtp_ext.branches import Branches, select_branches
-from mtp_ext.integrations import transformers as hugging_face
 from mtp_ext.marginalize import TopPairs, TopTokens, joint_topk, marginalize_topk
 from mtp_ext.ops import checks
 
@@ -51,9 +50,10 @@ def predict_marginal(
     cache.
 
     Args:
-        model: a transformers causal language model in evaluation mode, with full attention and position ids
-            (`mtp_ext.integrations.transformers.load_model` loads one).
-        input_ids: int64 [batch, length], at least one token, prompts of equal length without padding, on the
+        model: a transformers causal language model in evaluation mode, which goes by position ids
+            (`mtp_ext.integrations.transformers.load_model` loads one). Its branches run by tree attention, whatever
+            its `attn_implementation`; where that does not serve it, through a mask of four dimensions.
+        input_ids: int64 [batch, tokens], at least one token, prompts of equal length without padding, on the
             model's device.
         top_p: in (0, 1]; the branches are the most probable next tokens that add up to it, 1024 at most.
         top_k: at most this many branches.
@@ -64,14 +64,17 @@ def predict_marginal(
 
     Raises:
         ValueError, TypeError: an argument out of its range or of a wrong shape or dtype; a token id that the
-            model does not have; a prompt that leaves no position for a branch; a model that cannot run
-            siblings (sliding windows shorter than the prompt, no position ids), or with logits not finite.
+            model does not have; a prompt that leaves no position for a branch; a model that cannot run siblings
+            (no position ids; or neither tree attention nor layers that see the whole prompt), or with logits not
+            finite.
 
     Source: equation 6 of arXiv 2502.09419.
     """
+    from mtp_ext.integrations.prefix import open_prefix  # needs transformers, which has made the model
+
     _check(model, input_ids, k)
-    logits, cache = hugging_face.prefill(model, input_ids)
-    logits = logits[:, 0]  # [batch, vocab]
+    prefix = open_prefix(model, *input_ids.shape)
+    logits = prefix.extend(input_ids)
     branches = select_branches(logits, top_p=top_p, top_k=top_k)
     if (broken := (branches.counts == 0) | (branches.tokens[:, 0] < 0)).any():
         row = int(broken.nonzero()[0])
@@ -79,7 +82,7 @@ def predict_marginal(
 
     second, pairs = [], []
     for row, count in enumerate(branches.counts.tolist()):
-        after = hugging_face.branch_logits(model, cache, branches.tokens[row, :count], row=row)[None]
+        after = prefix.branch_logits(row, branches.tokens[row, :count])[None]
         log_probs = branches.log_probs[row : row + 1, :count]
         second.append(marginalize_topk(after, log_probs, k=k))
         pairs.append(joint_topk(after, log_probs, k=k))
@@ -93,15 +96,9 @@ def predict_marginal(
 
 
 def _check(model: "PreTrainedModel", input_ids: Tensor, k: int) -> None:
-    length = input_ids.shape[-1] if isinstance(input_ids, Tensor) and input_ids.dim() > 0 else 0
-    hugging_face.check_model(_OP, model, length)
-    embedding = model.get_input_embeddings().weight
-    shape = [("batch", None), ("length", None)]
-    checks.check_tensor(_OP, "input_ids", input_ids, shape, [torch.int64], embedding)
-    if input_ids.numel() == 0:
-        raise ValueError(f"{_OP}: input_ids must hold at least one token, got {list(input_ids.shape)}")
-    low, high = int(input_ids.min()), int(input_ids.max())
-    if low < 0 or high >= embedding.shape[0]:
-        wrong = low if low < 0 else high
-        raise ValueError(f"{_OP}: input_ids must be from 0 to {embedding.shape[0] - 1}, got {wrong}")
+    from mtp_ext.integrations.prefix import check_model
+    from mtp_ext.integrations.tree_model import check_tokens
+
+    check_model(_OP, model, input_ids.shape[-1] if isinstance(input_ids, Tensor) and input_ids.dim() > 0 else 0)
+    check_tokens(_OP, "input_ids", input_ids, model)
     checks.check_range(_OP, "k", k, 1, model.config.get_text_config().vocab_size)

@@ -2,16 +2,19 @@
 
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 import transformers
 from tiny_model import SIZES, VOCAB, tiny_llama
 from torch import Tensor
+from tree_models import oracle_of, tree_model
 
 from mtp_ext import Branches, reference
-from mtp_ext.integrations.transformers import branch_logits, load_model, prefill
+from mtp_ext.integrations import prefix as prefixes
+from mtp_ext.integrations.prefix import MaskPrefix, Prefix, TreePrefix, open_prefix
+from mtp_ext.integrations.transformers import load_model
 from mtp_ext.prediction import MarginalPrediction, predict_marginal
 from mtp_ext.testing import assert_same_bits, error_budget, threads
 
@@ -23,9 +26,13 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def model(device: str) -> transformers.PreTrainedModel:
-    return tiny_llama().to(device)
+@pytest.fixture(scope="module", params=[TreePrefix, MaskPrefix])
+def model(request: pytest.FixtureRequest, device: str) -> transformers.PreTrainedModel:
+    """A model whose branches run by tree attention, and one whose heads are too small for it."""
+    model = tree_model("llama") if request.param is TreePrefix else tiny_llama()
+    model.set_attn_implementation("sdpa")
+    assert type(open_prefix(model, 1, 1)) is request.param
+    return model.to(device)
 
 
 @pytest.fixture
@@ -46,11 +53,10 @@ def by_sequences(model: transformers.PreTrainedModel, input_ids: Tensor, branche
     return torch.cat(rows)
 
 
-def assert_predicts(prediction: MarginalPrediction, input_ids: Tensor) -> None:
+def assert_predicts(prediction: MarginalPrediction, model: transformers.PreTrainedModel, input_ids: Tensor) -> None:
     """Fails unless the second token is that of the float64 model, run by sequences, within the budget."""
-    device = input_ids.device
-    single = by_sequences(tiny_llama().to(device), input_ids, prediction.branches)
-    oracle = by_sequences(tiny_llama().to(device).double(), input_ids, prediction.branches)
+    single = by_sequences(model, input_ids, prediction.branches)
+    oracle = by_sequences(oracle_of(model), input_ids, prediction.branches)
     top = oracle.topk(prediction.second.tokens.shape[1])
     assert torch.equal(prediction.second.tokens, top.indices)
     assert (prediction.second.log_probs - top.values).abs().max() <= error_budget(single, oracle)
@@ -62,11 +68,11 @@ def test_siblings_are_sequences(
 ) -> None:
     prediction = predict_marginal(model, prompts, **options)
     assert (prediction.branches.counts >= 1).all()
-    assert_predicts(prediction, prompts)
+    assert_predicts(prediction, model, prompts)
 
 
 def test_one_token_is_a_prompt(model: transformers.PreTrainedModel, prompts: Tensor) -> None:
-    assert_predicts(predict_marginal(model, prompts[:, :1]), prompts[:, :1])
+    assert_predicts(predict_marginal(model, prompts[:, :1]), model, prompts[:, :1])
 
 
 def test_all_branches_are_the_whole_sum(model: transformers.PreTrainedModel, prompts: Tensor) -> None:
@@ -112,39 +118,72 @@ def test_the_batch_does_not_matter(model: transformers.PreTrainedModel, prompts:
         torch.testing.assert_close(alone.second.log_probs[0], together.second.log_probs[row])
 
 
-def test_eager_attention_agrees(prompts: Tensor) -> None:
-    model = tiny_llama().to(prompts.device)
+@pytest.mark.parametrize("make", [tiny_llama, lambda: tree_model("llama")], ids=["mask", "tree"])
+def test_eager_attention_agrees(prompts: Tensor, make: Callable[[], transformers.PreTrainedModel]) -> None:
+    model = make().to(prompts.device)
     model.set_attn_implementation("eager")
-    assert_predicts(predict_marginal(model, prompts), prompts)
+    assert_predicts(predict_marginal(model, prompts), model, prompts)
+    assert model.config._attn_implementation == "eager", "the model keeps its own attention"
 
 
-def test_branches_only_read_the_cache(model: transformers.PreTrainedModel, prompts: Tensor) -> None:
-    _, cache = prefill(model, prompts)
-    before = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "gpt_oss"])
+def test_windows_shorter_than_the_prompt(prompts: Tensor, family: str) -> None:
+    model = tree_model(family).to(prompts.device)
+    assert_predicts(predict_marginal(model, prompts, top_k=30), model, prompts)
+
+
+def test_a_model_may_run_by_tree_attention_already(prompts: Tensor) -> None:
+    model = tree_model("llama").to(prompts.device)
+    expected = predict_marginal(model, prompts)
+    model.set_attn_implementation("mtp_tree")
+    assert_same_bits(predict_marginal(model, prompts).second, expected.second)
+    assert model.config._attn_implementation == "mtp_tree"
+
+
+# ---- Prefixes ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[TreePrefix, MaskPrefix])
+def prefix(request: pytest.FixtureRequest, prompts: Tensor) -> Prefix:
+    """Of the same model, with the prompts in it."""
+    model = tree_model("llama").to(prompts.device)
+    prefix = TreePrefix(model, *prompts.shape) if request.param is TreePrefix else MaskPrefix(model)
+    prefix.extend(prompts)
+    return prefix
+
+
+def test_both_prefixes_agree(prompts: Tensor) -> None:
+    model = tree_model("llama").to(prompts.device)
+    tree, mask = TreePrefix(model, *prompts.shape), MaskPrefix(model)
+    tokens = torch.arange(100, device=prompts.device)
+    for part in prompts.split([9, 1, 7], 1):
+        torch.testing.assert_close(tree.extend(part), mask.extend(part), rtol=1e-4, atol=1e-4)
+        for row in range(3):
+            expected = mask.branch_logits(row, tokens)
+            torch.testing.assert_close(tree.branch_logits(row, tokens), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_branches_leave_no_trace(prefix: Prefix, prompts: Tensor) -> None:
     tokens = torch.arange(40, device=prompts.device)
-    first = branch_logits(model, cache, tokens, row=1)
-    assert_same_bits([(layer.keys, layer.values) for layer in cache.layers], before)
-    assert_same_bits(branch_logits(model, cache, tokens, row=1), first)
+    first = prefix.branch_logits(1, tokens)
+    prefix.branch_logits(1, tokens + 50)
+    prefix.branch_logits(0, tokens)
+    assert_same_bits(prefix.branch_logits(1, tokens), first)
+    following = torch.full((3, 1), 7, device=prompts.device)
+    fresh = type(prefix)(prefix.model, 3, 18) if isinstance(prefix, TreePrefix) else MaskPrefix(prefix.model)
+    expected = fresh.extend(torch.cat([prompts, following], 1))
+    torch.testing.assert_close(prefix.extend(following), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_siblings_do_not_see_each_other(model: transformers.PreTrainedModel, prompts: Tensor) -> None:
-    _, cache = prefill(model, prompts)
+def test_siblings_do_not_see_each_other(prefix: Prefix, prompts: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = torch.arange(40, device=prompts.device)
-    together = branch_logits(model, cache, tokens)
-    torch.testing.assert_close(branch_logits(model, cache, tokens.flip(0)).flip(0), together)
-    torch.testing.assert_close(branch_logits(model, cache, tokens, max_nodes=7), together)
+    together = prefix.branch_logits(0, tokens)
+    torch.testing.assert_close(prefix.branch_logits(0, tokens.flip(0)).flip(0), together)
+    monkeypatch.setattr(prefixes, "MAX_BRANCHES", 7)
+    torch.testing.assert_close(prefix.branch_logits(0, tokens), together)
 
 
-def test_an_earlier_prefix_of_the_cache(model: transformers.PreTrainedModel, prompts: Tensor) -> None:
-    _, cache = prefill(model, prompts)
-    _, short = prefill(model, prompts[:, :9])
-    tokens = torch.arange(5, device=prompts.device)
-    torch.testing.assert_close(
-        branch_logits(model, cache, tokens, row=2, length=9), branch_logits(model, short, tokens, row=2)
-    )
-
-
-def test_a_window_that_holds_the_prompt_is_full_attention(prompts: Tensor) -> None:
+def test_without_tree_attention_a_window_must_hold_the_prompt(prompts: Tensor) -> None:
     torch.manual_seed(0)
     config = transformers.MistralConfig(**SIZES, sliding_window=18, initializer_range=0.3)
     model = transformers.MistralForCausalLM(config).eval().to(prompts.device)
@@ -160,16 +199,19 @@ def test_a_window_that_holds_the_prompt_is_full_attention(prompts: Tensor) -> No
         predict_marginal(model, longer)
 
 
+# ---- Refusals ---------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("input_ids", "options", "error", "message"),
     [
         ([1, 2], {}, TypeError, "input_ids must be a Tensor, got list"),
-        (torch.zeros(4).long(), {}, ValueError, "input_ids must be [batch, length] int64 on cpu, got [4] int64 on cpu"),
+        (torch.zeros(4).long(), {}, ValueError, "input_ids must be [batch, tokens] int64 on cpu, got [4] int64 on cpu"),
         (
             torch.zeros(1, 4),
             {},
             TypeError,
-            "input_ids must be [batch, length] int64 on cpu, got [1, 4] float32 on cpu",
+            "input_ids must be [batch, tokens] int64 on cpu, got [1, 4] float32 on cpu",
         ),
         (torch.zeros(1, 0).long(), {}, ValueError, "input_ids must hold at least one token, got [1, 0]"),
         (torch.zeros(0, 4).long(), {}, ValueError, "input_ids must hold at least one token, got [0, 4]"),

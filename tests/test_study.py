@@ -5,13 +5,15 @@ import importlib.util
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_model import byte_tokenizer, save_tiny_model, tiny_llama
+from transformers import PreTrainedModel
+from tree_models import tree_model
 
 from mtp_ext import cli
 from mtp_ext.integrations.transformers import load_model
@@ -63,8 +65,9 @@ def run(model_folder: Path, text_files: list[Path], output: Path, *options: str)
 # ---- Measurements -----------------------------------------------------------------------------------------
 
 
-def test_a_measurement_is_the_prediction_at_its_position(text: Text) -> None:
-    model = tiny_llama()
+@pytest.mark.parametrize("make", [tiny_llama, lambda: tree_model("gemma2")], ids=["mask", "tree"])
+def test_a_measurement_is_the_prediction_at_its_position(text: Text, make: Callable[[], PreTrainedModel]) -> None:
+    model = make()
     positions = sample_positions(text, 5)
     seen = 0
     for measurements, _ in measure_text(model, text, positions, SETTINGS):
@@ -89,7 +92,7 @@ def test_a_measurement_is_the_prediction_at_its_position(text: Text) -> None:
 
 
 def test_settings_do_not_influence_each_other(text: Text) -> None:
-    model, positions = tiny_llama(), sample_positions(text, 3)
+    model, positions = tree_model("llama"), sample_positions(text, 3)
     together = [row for rows, _ in measure_text(model, text, positions, SETTINGS) for row in rows]
     for setting in SETTINGS:
         alone = [row for rows, _ in measure_text(model, text, positions, [setting]) for row in rows]

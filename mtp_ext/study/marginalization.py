@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from tqdm import tqdm
 
-from mtp_ext.integrations.transformers import check_model
+from mtp_ext.integrations.prefix import check_model
 from mtp_ext.study.measurement import measure_text
 from mtp_ext.study.results import Results
 from mtp_ext.study.settings import Setting

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtp_ext.integrations import transformers as hugging_face
+from mtp_ext.integrations.prefix import open_prefix
 from mtp_ext.marginalize import marginalize_targets, marginalize_topk
 from mtp_ext.study.settings import Setting
 from mtp_ext.study.texts import Text
@@ -68,13 +68,22 @@ def measure_text(
 ) -> Iterator[tuple[list[Measurement], BranchPass]]:
     """Yields, position by position, what each setting predicts, with the branches it was computed from.
 
-    One forward pass over the text gives the prefix cache of all positions, and one pass a position its
-    branches: those of the narrower settings are the first of the widest's.
+    The text grows from position to position in one cache; at each, one forward pass runs the branches behind it:
+    those of the narrower settings are the first of the widest's.
+
+    Args:
+        model: that `check_model` accepts.
+        text: what to predict.
+        positions: int64 [n], ascending.
+        settings: ways to choose the branches.
     """
     tokens = text.tokens.to(model.device)
-    next_logits, cache = hugging_face.prefill(model, tokens[None], positions.to(model.device))
-    for position, logits in zip(positions.tolist(), next_logits[0], strict=True):
-        choices = [setting.select(logits[None]) for setting in settings]
+    prefix = open_prefix(model, batch=1, length=tokens.shape[0])
+    seen = 0
+    for position in positions.tolist():
+        logits = prefix.extend(tokens[None, seen : position + 1])
+        seen = position + 1
+        choices = [setting.select(logits) for setting in settings]
         counts = [int(choice.counts) for choice in choices]
         widest = choices[max(range(len(settings)), key=counts.__getitem__)]
         branches, log_probs = widest.tokens[0, : max(counts)], widest.log_probs[:, : max(counts)]
@@ -83,12 +92,12 @@ def measure_text(
                 f"study: model must give finite logits, got NaN or infinity at token {position}, {text.path}"
             )
         start = time.perf_counter()
-        after = hugging_face.branch_logits(model, cache, branches, length=position + 1)[None]
+        after = prefix.branch_logits(0, branches)[None]
         branch_pass = BranchPass(after, log_probs, time.perf_counter() - start)
 
         next_target, second_target = tokens[position + 1], tokens[position + 2]
         certain = torch.zeros_like(log_probs[:, :1])
-        next_top = marginalize_topk(logits[None, None], certain, k=_TOP).tokens[0]
+        next_top = marginalize_topk(logits[None], certain, k=_TOP).tokens[0]
         measurements = []
         for setting, choice, count in zip(settings, choices, counts, strict=True):
             start = time.perf_counter()
