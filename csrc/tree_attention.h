@@ -38,6 +38,8 @@ struct TreeAttention {
   float softcap;   // 0: none
   int64_t window;  // positions; 0: none
 
+  bool bfloat16_products;  // whether this CPU multiplies bfloat16
+
   int64_t group() const { return heads / kv_heads; }  // query heads that share a KV head
   int64_t prefix(int64_t b) const { return prefix_lengths[b]; }
   int64_t count(int64_t b) const { return node_counts ? node_counts[b] : nodes; }

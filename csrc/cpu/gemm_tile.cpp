@@ -29,11 +29,11 @@ struct TorchBrgemm {
     if (!release) return;
     find(float32, "_ZN2at6native7cpublas6brgemmEllllllbPKfS3_Pfb");
     find(bf16, "_ZN2at6native7cpublas6brgemmEllllllbPKN3c108BFloat16ES5_Pfb");
-    if (bf16 && !runs_bfloat16()) bf16 = nullptr;
   }
 
-  // It is there on every machine and throws where the CPU has no bfloat16 products.
+  // It is there on every machine and throws where it cannot run.
   bool runs_bfloat16() const {
+    if (!bf16) return false;
     constexpr int64_t kSize = 32;
     bfloat16 operand[kSize * kSize] = {};
     float product[kSize * kSize];
@@ -88,7 +88,7 @@ void gemm(const GemmShape& s, bool accumulate, const bfloat16* a, const bfloat16
   torch_brgemm().bf16(s.m, s.n, s.k, s.lda, s.ldb, s.ldc, accumulate, a, b, c, true);
 }
 
-bool has_bfloat16_gemm() { return torch_brgemm().bf16 != nullptr; }
+bool has_bfloat16_gemm() { return torch_brgemm().runs_bfloat16(); }
 
 void gemm_done(bool bfloat16_operands) {
   if (const auto release = torch_brgemm().release) release(bfloat16_operands);

@@ -18,7 +18,8 @@ struct GemmShape {
 // A [m, k], B [k, n], C [m, n]. n is a multiple of 16.
 void gemm(const GemmShape& shape, bool accumulate, const float* a, const float* b, float* c);
 
-// The same with bfloat16 operands, B in pairs: [k / 2, n, 2]. Only where has_bfloat16_gemm().
+// The same with bfloat16 operands, B in pairs: [k / 2, n, 2]. Only where has_bfloat16_gemm(), which tries: the CPU may
+// lack the instructions, and torch.backends.mkldnn may be switched off at any time.
 void gemm(const GemmShape& shape, bool accumulate, const bfloat16* a, const bfloat16* b, float* c);
 bool has_bfloat16_gemm();
 

@@ -3,6 +3,7 @@
 
 #include "../dispatch.h"
 #include "cache_checks.h"
+#include "gemm_tile.h"
 #include "parallel.h"
 #include "tree_attention.h"
 
@@ -12,9 +13,7 @@ namespace {
 constexpr const char* kOp = "tree_attention";
 constexpr int64_t kStateFloats = 1 << 20;  // of partial states in memory at a time: 4 MiB
 
-void check_ancestors(const Tensor& ancestors, const TreeAttention& a, const Tensor& query) {
-  check_tensor(kOp, "ancestors", ancestors, {{"batch", a.batch}, {"nodes", a.nodes}, {"words", a.words}}, {kInt64},
-               query);
+void check_ancestor_bits(const TreeAttention& a) {
   if (a.nodes % 64 == 0) return;
   for (int64_t b = 0; b < a.batch; ++b) {
     for (int64_t i = 0; i < a.nodes; ++i) {
@@ -61,9 +60,11 @@ TreeAttention check_tree_attention(const Tensor& query, const Tensor& key, const
   a.prefix_lengths = prefix_lengths.const_data_ptr<int64_t>();
   a.node_counts = data_or_null(node_counts);
   if (ancestors) {
+    check_tensor(kOp, "ancestors", *ancestors, {{"batch", a.batch}, {"nodes", a.nodes}, {"words", a.words}}, {kInt64},
+                 query);
     a.ancestors = ancestors->const_data_ptr<int64_t>();
-    if (ancestors->dim() == 3) a.ancestors_stride = {ancestors->stride(0), ancestors->stride(1), 0};
-    check_ancestors(*ancestors, a, query);
+    a.ancestors_stride = {ancestors->stride(0), ancestors->stride(1), 0};
+    check_ancestor_bits(a);
   }
   if (starts) {
     check_tensor(kOp, "starts", *starts, {{"batch", a.batch}}, {kInt64}, query);
@@ -72,6 +73,8 @@ TreeAttention check_tree_attention(const Tensor& query, const Tensor& key, const
       if (a.starts[b] < 0) refuse(kOp, "starts must be at least 0, got starts[", b, "]=", a.starts[b]);
     }
   }
+  if (scale && !std::isfinite(*scale)) refuse(kOp, "scale must be a finite number, got ", *scale);
+  if (softcap > 0 && std::isinf(softcap)) refuse(kOp, "softcap must be a finite number, got ", softcap);
   if (!(softcap >= 0)) refuse(kOp, "softcap must be at least 0, got ", softcap);
   if (window && *window < 1) refuse(kOp, "window must be at least 1, got ", *window);
   if (sinks) {
@@ -81,6 +84,7 @@ TreeAttention check_tree_attention(const Tensor& query, const Tensor& key, const
   a.scale = static_cast<float>(scale.value_or(1 / std::sqrt(static_cast<double>(a.head_dim))));
   a.softcap = static_cast<float>(softcap);
   a.window = window.value_or(0);
+  a.bfloat16_products = query.scalar_type() == ScalarType::BFloat16 && has_bfloat16_gemm();
   return a;
 }
 
@@ -90,18 +94,35 @@ std::vector<AttentionTile> make_tiles(const TreeAttention& a) {
   const int64_t step = nodes_per_tile(a);
   for (int64_t b = 0; b < a.batch; ++b) {
     for (int64_t head = 0; head < a.kv_heads; ++head) {
-      for (int64_t node = 0; node < a.nodes; node += step) {
-        tiles.push_back({b, head, node, std::min(node + step, a.nodes)});
+      for (int64_t node = 0; node < a.count(b); node += step) {
+        tiles.push_back({b, head, node, std::min(node + step, a.count(b))});
       }
     }
   }
   return tiles;
 }
 
+// How many nodes each request has up to its last real one: how a request is cut must not depend on its neighbours.
+std::vector<int64_t> real_counts(const TreeAttention& a, const std::vector<int32_t>& depths) {
+  std::vector<int64_t> counts(a.batch, a.nodes);
+  for (int64_t b = 0; b < a.batch; ++b) {
+    while (counts[b] > 0 && depths[b * a.nodes + counts[b] - 1] < 0) --counts[b];
+  }
+  return counts;
+}
+
 template <typename scalar_t>
-void run(const TreeAttention& a, const scalar_t* query, const scalar_t* key, const scalar_t* value, scalar_t* out,
+void run(TreeAttention a, const scalar_t* query, const scalar_t* key, const scalar_t* value, scalar_t* out,
          float* lse) {
   const std::vector<int32_t> depths = node_depths(a);
+  const std::vector<int64_t> counts = real_counts(a, depths);
+  a.node_counts = counts.data();
+  for (int64_t b = 0; b < a.batch; ++b) {
+    const int64_t first = (b * a.nodes + counts[b]) * a.heads;
+    const int64_t rows = (a.nodes - counts[b]) * a.heads;
+    std::fill_n(out + first * a.value_dim, rows * a.value_dim, scalar_t{});
+    std::fill_n(lse + first, rows, -kInfinity);
+  }
   const std::vector<AttentionTile> tiles = make_tiles(a);
   const int64_t row_floats = round_up(a.value_dim, 16) + 2;
   std::vector<float> memory;

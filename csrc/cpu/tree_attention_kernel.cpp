@@ -9,7 +9,8 @@
 namespace mtp_ext {
 namespace {
 
-constexpr int64_t kTreeBlock = 64;   // nodes, one word of ancestor bits: siblings see nothing outside their diagonal
+constexpr int64_t kTreeBlock = 64;  // nodes, one word of ancestor bits: siblings see nothing outside their diagonal
+constexpr int64_t kLargestDim = 256;
 constexpr int64_t kColumnStep = 32;  // of the last, shorter block: products come in few sizes
 constexpr int64_t kMaskWords = kKeyBlock / 64;
 
@@ -24,6 +25,7 @@ class BlockMask {
     first_ = static_cast<int64_t>(words_.size());
     last_ = -1;
     all_ = true;
+    std::fill_n(seen_, kMaskWords, 0);
   }
   void set_range(int64_t node, int64_t low, int64_t high, int64_t keys) {
     for (int64_t w = 0; w < kMaskWords; ++w) {
@@ -35,9 +37,12 @@ class BlockMask {
     words_[node * kMaskWords + w] = word;
     all_ = all_ && word == whole;
     if (!word) return;
+    seen_[w] |= word;
     first_ = std::min(first_, node);
     last_ = std::max(last_, node);
   }
+  // Whether any node sees the key.
+  bool seen(int64_t key) const { return seen_[key / 64] >> key % 64 & 1; }
   // The first and the last node that sees any of the keys.
   int64_t first() const { return first_; }
   int64_t last() const { return last_; }
@@ -52,6 +57,7 @@ class BlockMask {
 
  private:
   std::vector<uint64_t> words_;
+  uint64_t seen_[kMaskWords] = {};
   int64_t first_ = 0;
   int64_t last_ = -1;
   bool all_ = true;
@@ -159,12 +165,15 @@ class TileAttention {
 
   void attend(const KeyRange& range) {
     if (mask_.last() < 0) return;
+    static const scalar_t kZeros[kLargestDim] = {};  // for a value that nobody sees and that may be NaN: 0 * NaN is NaN
     const scalar_t* key_rows[kKeyBlock];
     const scalar_t* value_rows[kKeyBlock];
     for (int64_t i = 0; i < range.keys; ++i) {
       const int64_t page = a_.page(tile_.b, range.first + i);
       const int64_t row = a_.row(range.first + i);
       key_rows[i] = key_ + page * a_.key_stride.page + row * a_.key_stride.row + tile_.kv_head * a_.key_stride.head;
+      value_rows[i] = kZeros;
+      if (!mask_.seen(i)) continue;
       value_rows[i] =
           value_ + page * a_.value_stride.page + row * a_.value_stride.row + tile_.kv_head * a_.value_stride.head;
     }
@@ -279,7 +288,9 @@ void attend_part_as(const TreeAttention& a, const scalar_t* query, const scalar_
 
 }  // namespace
 
-int64_t nodes_per_tile(const TreeAttention& attention) { return std::max<int64_t>(1, kTileRows / attention.group()); }
+int64_t nodes_per_tile(const TreeAttention& attention) {
+  return std::max<int64_t>(1, kTileRows / std::max<int64_t>(1, attention.group()));
+}
 
 int64_t part_count(int64_t prefix) { return std::max<int64_t>(1, std::min(kMostParts, ceil_div(prefix, kPartRows))); }
 
@@ -303,7 +314,7 @@ template <typename scalar_t>
 void attend_part(const TreeAttention& attention, const scalar_t* query, const scalar_t* key, const scalar_t* value,
                  const int32_t* depths, const AttentionTile& tile, int64_t part, const PartialState& state) {
   if constexpr (std::is_same_v<scalar_t, bfloat16>) {
-    if (has_bfloat16_gemm() && (tile.end - tile.begin) * attention.group() > kFewRows) {
+    if (attention.bfloat16_products && (tile.end - tile.begin) * attention.group() > kFewRows) {
       return attend_part_as<bfloat16>(attention, query, key, value, depths, tile, part, state);
     }
   }
@@ -319,8 +330,11 @@ void merge_parts(const TreeAttention& a, const AttentionTile& tile, const std::v
     const int64_t head = tile.kv_head * a.group() + row % a.group();
     const int64_t target = (tile.b * a.nodes + tile.begin + row / a.group()) * a.heads + head;
     float largest = -kInfinity;
-    for (const PartialState& part : parts) largest = std::max(largest, part.maximum[row]);
-    const bool sees = largest > -kInfinity;
+    bool sees = false;  // a sum of NaN has no maximum, and has been seen all the same
+    for (const PartialState& part : parts) {
+      largest = std::max(largest, part.maximum[row]);
+      sees = sees || part.sum[row] != 0;
+    }
     float total = 0;
     if (sees && a.sinks) {
       const float sink = a.sinks[head] * kLog2E;
@@ -328,7 +342,7 @@ void merge_parts(const TreeAttention& a, const AttentionTile& tile, const std::v
       total = std::exp2(sink - largest);
     }
     for (size_t i = 0; i < parts.size(); ++i) {
-      const bool empty = parts[i].maximum[row] == -kInfinity;
+      const bool empty = parts[i].sum[row] == 0;
       factors[i] = empty ? 0.0f : std::exp2(parts[i].maximum[row] - largest);
       total += factors[i] * parts[i].sum[row];
     }

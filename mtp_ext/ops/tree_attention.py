@@ -1,5 +1,6 @@
 """Contract of `tree_attention`."""
 
+import math
 from typing import Any
 
 import torch
@@ -57,7 +58,11 @@ def _check(
             raise ValueError(f"{_OP}: starts must be at least 0, got starts[{b}]={int(starts[b])}")
     if scale is not None:
         checks.check_number(_OP, "scale", scale)
+        if not math.isfinite(scale):
+            raise ValueError(f"{_OP}: scale must be a finite number, got {scale:g}")
     checks.check_number(_OP, "softcap", softcap)
+    if softcap == math.inf:
+        raise ValueError(f"{_OP}: softcap must be a finite number, got {softcap:g}")
     if not softcap >= 0:
         raise ValueError(f"{_OP}: softcap must be at least 0, got {softcap:g}")
     if window is not None:
