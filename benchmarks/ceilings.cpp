@@ -63,8 +63,7 @@ int main(int argc, char** argv) {
   std::vector<float> results(threads * 64);  // a cache line apart; keeps the work from being optimized away
 
   const double reading = best_seconds(threads, [&](int64_t thread) {
-    results[thread * 64] =
-        sum_of(memory.data() + thread * kMemoryFloats, kMemoryFloats, [](Floats x) { return x; });
+    results[thread * 64] = sum_of(memory.data() + thread * kMemoryFloats, kMemoryFloats, [](Floats x) { return x; });
   });
   const double exponentials = best_seconds(threads, [&](int64_t thread) {
     float total = 0;

@@ -35,7 +35,9 @@ std::unique_ptr<T[]> exactly(int64_t count) {
 template <typename scalar_t>
 scalar_t from_float(float value);
 template <>
-float from_float(float value) { return value; }
+float from_float(float value) {
+  return value;
+}
 template <>
 bfloat16 from_float(float value) {
   uint32_t bits;
@@ -90,8 +92,8 @@ std::vector<Normalizer> normalize(const Row<scalar_t>& row, float scale, float* 
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const int64_t column = chunk * kChunk;
       float* maxima = block_maxima ? block_maxima + b * block_count(row.vocab) + column / kBlock : nullptr;
-      sums[chunk] = sum_chunk(row.logits.get() + b * row.stride + column, std::min(kChunk, row.vocab - column), scale,
-                              maxima);
+      sums[chunk] =
+          sum_chunk(row.logits.get() + b * row.stride + column, std::min(kChunk, row.vocab - column), scale, maxima);
     }
     normalizers.push_back(join_chunks(sums.get(), chunks, scale));
   }
@@ -149,11 +151,12 @@ void run(int64_t branches, int64_t vocab, Values values) {
 
 template <typename scalar_t>
 void run_all() {
-  for (const Values values : {Values::kOrdinary, Values::kEqual, Values::kHuge, Values::kImpossible, Values::kDead,
-                              Values::kBroken}) {
+  for (const Values values :
+       {Values::kOrdinary, Values::kEqual, Values::kHuge, Values::kImpossible, Values::kDead, Values::kBroken}) {
     if (values == Values::kHuge && sizeof(scalar_t) == 2 && !std::is_same_v<scalar_t, bfloat16>) continue;
     // One more and one fewer than a register, a pair of them, a block, a tile and a chunk.
-    for (const int64_t vocab : {2, 7, 15, 16, 17, 31, 33, 63, 65, 511, 513, 2047, 2049}) run<scalar_t>(2, vocab, values);
+    for (const int64_t vocab : {2, 7, 15, 16, 17, 31, 33, 63, 65, 511, 513, 2047, 2049})
+      run<scalar_t>(2, vocab, values);
     run<scalar_t>(2, 8193, values);
     run<scalar_t>(9, 67, values);
     run<scalar_t>(300, 17, values);
