@@ -4,7 +4,7 @@ from importlib.metadata import version as _version
 
 from mtp_ext import libraries as libraries
 from mtp_ext.branches import Branches, select_branches
-from mtp_ext.kv_cache import append_
+from mtp_ext.kv_cache import KVCache, append_
 from mtp_ext.marginalize import (
     TopPairs,
     TopTokens,
@@ -23,6 +23,7 @@ __version__ = _version("mtp_ext")
 
 __all__ = [
     "Branches",
+    "KVCache",
     "MarginalPrediction",
     "SiblingLinks",
     "TokenTree",
