@@ -150,6 +150,20 @@ def test_padding_behind_is_not_kept(eager: PreTrainedModel, model: PreTrainedMod
     assert_is_eager(second.flatten(0, 1), eager, grown, [2, 2, 2])
 
 
+def test_a_request_may_pause(eager: PreTrainedModel, model: PreTrainedModel, device: str) -> None:
+    ids, mask = prompts(device)
+    sequences = [row[real.bool()] for row, real in zip(ids, mask, strict=True)]
+    cache = TreeCache(model, 3, 24)
+    chain_forward(model, ids, cache, attention_mask=mask)
+    pausing = torch.tensor([[1, 1], [0, 0], [1, 0]], device=device)
+    chain_forward(model, ids[:, :2], cache, attention_mask=pausing)
+    assert cache.kv.lengths.tolist() == [22, 20, 21]
+    assert cache.kv.starts.tolist() == [0, 7, 13]
+    logits = chain_forward(model, ids[:, 2:4], cache).logits
+    grown = [torch.cat([s, row[:n], row[2:4]]) for s, row, n in zip(sequences, ids, [2, 0, 1], strict=True)]
+    assert_is_eager(logits.flatten(0, 1), eager, grown, [2, 2, 2])
+
+
 @torch.no_grad()
 def test_padding_behind_a_plain_pass(eager: PreTrainedModel, model: PreTrainedModel, device: str) -> None:
     ids, mask = prompts(device, left=False)
@@ -348,12 +362,12 @@ def test_refused_masks() -> None:
     )
 
 
-def test_packed_sequences_are_no_chain() -> None:
-    model = with_trees(tree_model("gemma2"))
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_packed_sequences_are_no_chain(family: str) -> None:
     refused(
-        "mtp_tree: every mask must be causal, over all tokens or a sliding window, got another kind from gemma2: "
-        "bidirectional, chunked, packed sequences or blocks",
-        lambda: model(IDS, position_ids=torch.tensor([[0, 1, 0, 1]]), use_cache=False),
+        "mtp_tree: every mask must be causal, over all tokens or a sliding window, got another kind from "
+        f"{family}: bidirectional, chunked, packed sequences or blocks",
+        lambda: with_trees(tree_model(family))(IDS, position_ids=torch.tensor([[0, 1, 0, 1]]), use_cache=False),
     )
 
 
@@ -469,6 +483,15 @@ def test_refused_trees() -> None:
     refused("tree_forward: tree.tokens must be from 0 to 255, got 306", lambda: tree_forward(model, beyond, cache))
     refused("sibling_forward: tokens must be from 0 to 255, got 258", lambda: sibling_forward(model, IDS + 250, cache))
     assert cache.kv.lengths.tolist() == [4], "a refusal changes nothing"
+
+
+def test_other_attention_cannot_use_our_cache() -> None:
+    model = tree_model("llama")
+    refused(
+        "TreeCache: model must run with attention 'mtp_tree', got 'eager'; "
+        "call model.set_attn_implementation('mtp_tree')",
+        lambda: model(IDS, past_key_values=TreeCache(model, 1, 8)),
+    )
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.masking_utils import causal_mask_function
 
 from mtp_ext.tree_attention import tree_attention
@@ -47,6 +47,15 @@ class CausalMask:
     window: int | None
 
 
+def check_attention(op: str, config: PreTrainedConfig) -> None:
+    """Raises unless a model of this configuration runs with tree attention."""
+    if (attention := config._attn_implementation) != NAME:
+        raise ValueError(
+            f"{op}: model must run with attention {NAME!r}, got {attention!r}; "
+            f"call model.set_attn_implementation({NAME!r})"
+        )
+
+
 def causal_mask(
     batch_size: int,
     q_length: int,
@@ -69,9 +78,10 @@ def causal_mask(
     """
     if getattr(config, "output_attentions", False):
         _refuse_output_attentions()
-    # With anything laid over a causal mask, and in masks of other kinds, `allow_is_causal_skip` is false.
-    plain = mask_function is causal_mask_function if local_size is None else _is_window(mask_function, local_size)
-    if not (allow_is_causal_skip and plain):
+    # `allow_is_causal_skip` is false in masks of other kinds and with anything laid over a causal one.
+    if not allow_is_causal_skip or not (
+        mask_function is causal_mask_function if local_size is None else _is_window(mask_function, local_size, device)
+    ):
         raise ValueError(
             f"{NAME}: every mask must be causal, over all tokens or a sliding window, got another kind from "
             f"{getattr(config, 'model_type', 'the model')}: bidirectional, chunked, packed sequences or blocks"
@@ -132,10 +142,10 @@ def _low_bits(count: Tensor) -> Tensor:
     return torch.where(count < 64, (1 << count.clamp(0, 63)) - 1, -1)
 
 
-def _is_window(mask_function: Callable[..., Tensor], window: int) -> bool:
+def _is_window(mask_function: Callable[..., Tensor], window: int, device: torch.device | str) -> bool:
     """Whether this is a causal sliding window, not chunks: tried on two neighbours, as one may end its chunk."""
-    query = torch.tensor([[window], [window + 1]])
-    key = query + torch.tensor([1, 0, 1 - window, -window])
+    query = torch.tensor([[window], [window + 1]], device=device)
+    key = query + torch.tensor([1, 0, 1 - window, -window], device=device)
     return torch.equal(mask_function(0, 0, query, key), (key <= query) & (key > query - window))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from mtp_ext.integrations.tree_attention import NAME, TreePass
+from mtp_ext.integrations.tree_attention import NAME, TreePass, check_attention
 from mtp_ext.kv_cache import KVCache
 
 
@@ -42,7 +42,7 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is not looked into
             )
         super().__init__(layers=[])
         self.kv = KVCache(batch, capacity, device=model.device)
-        self._last_layer = config.num_hidden_layers - 1
+        self._config = config
         self._pass: TreePass | None = None
         self.knows_padding = True
 
@@ -80,6 +80,7 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is not looked into
         return self.kv.keys[layer_idx].transpose(1, 2), self.kv.values[layer_idx].transpose(1, 2)
 
     def _append_chain(self, layer: int, key: Tensor, value: Tensor) -> None:
+        check_attention("TreeCache", self._config)  # another one would read all rows that there are
         lengths = self.kv.lengths.tolist()
         if min(lengths) != max(lengths):
             raise ValueError(
@@ -87,7 +88,7 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is not looked into
             )
         self.knows_padding = False
         self.kv.append(layer, key, value)
-        if layer == self._last_layer:
+        if layer == self._config.num_hidden_layers - 1:
             self.kv.advance(key.shape[1])
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

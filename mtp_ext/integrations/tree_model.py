@@ -13,7 +13,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from mtp_ext.integrations.tree_attention import NAME, PASS_ARGUMENT, TreePass, padded_chain, real_tokens
+from mtp_ext.integrations.tree_attention import (
+    NAME,
+    PASS_ARGUMENT,
+    TreePass,
+    check_attention,
+    padded_chain,
+    real_tokens,
+)
 from mtp_ext.integrations.tree_cache import TreeCache
 from mtp_ext.ops import checks
 from mtp_ext.tree import TokenTree
@@ -56,9 +63,12 @@ def chain_forward(
         shape = list(zip(("batch", "tokens"), input_ids.shape, strict=True))
         checks.check_tensor(op, "attention_mask", attention_mask, shape, _MASK_DTYPES, input_ids)
         first, counts = real_tokens(op, attention_mask)
-        if ((first > 0) & (starts < kv.lengths)).any():
+        begun = starts < kv.lengths
+        idle = begun & (first == counts)  # nothing but padding, behind the last token
+        first, counts = first.masked_fill(idle, 0), counts.masked_fill(idle, 0)
+        if (begun & (first > 0)).any():
             raise ValueError(f"{op}: attention_mask must not begin with padding behind tokens in the cache")
-        starts = starts.where(starts < kv.lengths, kv.lengths + first)
+        starts = starts.where(begun, kv.lengths + first)
         ancestors = padded_chain(first, input_ids.shape[1])
     positions = (kv.lengths - starts)[:, None] + torch.arange(input_ids.shape[1], device=input_ids.device)
     tree_pass = TreePass(kv.lengths, ancestors, counts, starts)
@@ -157,11 +167,7 @@ def _check(op: str, model: PreTrainedModel, cache: TreeCache) -> None:
         raise TypeError(f"{op}: cache must be a TreeCache, got {type(cache).__name__}")
     if not cache.knows_padding:
         raise ValueError(f"{op}: cache must be filled by chain_forward, got one that the model itself has written to")
-    if (attention := model.config.get_text_config(decoder=True)._attn_implementation) != NAME:
-        raise ValueError(
-            f"{op}: model must run with attention {NAME!r}, got {attention!r}; "
-            f"call model.set_attn_implementation({NAME!r})"
-        )
+    check_attention(op, model.config.get_text_config(decoder=True))
 
 
 def check_tokens(op: str, argument: str, tokens: Tensor, model: PreTrainedModel, batch: int | None = None) -> None:
