@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from laws import assert_near, assert_top, built_libraries
+from torch import Tensor
 
 import mtp_ext
 from mtp_ext import reference
