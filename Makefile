@@ -113,7 +113,7 @@ test-instruction-sets: setup
 # A clean environment in the folder $(1), which borrows torch and the tools from $(VENV) but not this package (a
 # .pth file does not pass on those of the folder it names). PYTHONSAFEPATH keeps the source tree off the path.
 define clean_environment
-rm -rf $(1) build/lib* build/bdist*
+rm -rf $(1) build/lib build/lib.* build/bdist.*
 $(BIN)/python -m venv --without-pip $(1)
 echo "$(CURDIR)"/$(VENV)/lib/python*/site-packages > "$$(echo $(1)/lib/python*/site-packages)/borrowed.pth"
 endef
