@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import torch
+
+# Those of setup.py, so that the ceiling is that of the library which runs.
+_FLAGS = {
+    "AVX2": ["-mavx2", "-mfma", "-mf16c"],
+    "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
+}
 _SOURCE = Path(__file__).with_suffix(".cpp")
 
 
@@ -20,10 +27,11 @@ class Ceilings:
 
 @cache
 def _program() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
-    """The program, compiled for this very machine, and the folder that lives as long as it is needed."""
+    """The program, compiled for the loaded instruction set, and the folder that lives as long as it is needed."""
     folder = tempfile.TemporaryDirectory()
     program = Path(folder.name) / "ceilings"
-    flags = ["-std=c++17", "-O3", "-march=native", "-Wno-psabi", "-pthread"]
+    capability = _FLAGS.get(torch.backends.cpu.get_cpu_capability(), [])
+    flags = ["-std=c++17", "-O3", *capability, "-Wno-psabi", "-pthread"]
     subprocess.run([os.environ.get("CXX", "c++"), *flags, str(_SOURCE), "-o", str(program)], check=True)
     return program, folder
 
