@@ -1,0 +1,234 @@
+"""The model that a decoding loop writes with: what the loop needs of it, and any transformers model as such a target.
+
+A loop is `prefill` over the prompts, then again and again `run_tree`, a choice among the nodes, and `commit_`, which
+keeps the chosen rows.
+"""
+
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mtp_ext.integrations.prefix import serves_trees
+from mtp_ext.integrations.tree_attention import NAME, real_tokens
+from mtp_ext.integrations.tree_cache import TreeCache
+from mtp_ext.integrations.tree_model import chain_forward, check_tokens, tree_attention_in, tree_forward
+from mtp_ext.kv_cache import KVCache
+from mtp_ext.ops import checks
+from mtp_ext.tree import TokenTree
+
+_UNLIMITED = 2**31 - 1
+_MASK_DTYPES = (torch.int64, torch.int32, torch.bool, torch.float32)
+
+
+class TargetPass(Protocol):
+    """What one pass over a tree gave. The LM head runs when it is asked for, and only as far."""
+
+    @property
+    def hidden(self) -> Tensor | None:
+        """[batch, nodes, hidden]: what the LM head reads, the last hidden states after the final norm; None where the
+        target does not show them."""
+
+    def logits(self) -> Tensor:
+        """float32 [batch, nodes, vocab]. Those of padding mean nothing."""
+
+    def best_tokens(self) -> Tensor:
+        """int64 [batch, nodes]: the token of the largest logit, ties to the lower id; -1 where that logit is not a
+        finite number: a row with NaN or +inf, or nothing but -inf."""
+
+
+class Target(Protocol):
+    """A causal language model as a decoding loop needs it. It keeps no state but its weights.
+
+    Attributes:
+        vocab: tokens that have a logit.
+        max_positions: the longest sequence that it has positions for.
+        dtype, device: of hidden states, keys and values.
+    """
+
+    vocab: int
+    max_positions: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache, with `capacity` rows for each request: its tokens and the nodes of the largest tree."""
+
+    def prefill(self, input_ids: Tensor, cache: KVCache, attention_mask: Tensor | None = None) -> TargetPass:
+        """Runs the next tokens of each request, one after the other, and keeps them in the cache.
+
+        Args:
+            input_ids: int64 [batch, tokens].
+            cache: from `new_cache`; empty, or behind the tokens that it holds.
+            attention_mask: [batch, tokens], 0 for padding: before a request's first token or behind its last one.
+
+        Returns:
+            The pass, [batch, 1]: of each request's last token.
+
+        Raises:
+            ValueError, TypeError: a wrong shape or dtype, a token that the model does not have, a request without a
+                token, padding between tokens, too little room in the cache, more tokens than positions.
+        """
+
+    def run_tree(self, tree: TokenTree, cache: KVCache) -> TargetPass:
+        """Runs all nodes of a tree behind the tokens in the cache, each seeing those and its own ancestors.
+
+        Node i is written to row `cache.lengths[b] + i` and not kept: the next pass writes over it, unless `commit_`
+        says which rows stay.
+
+        Returns:
+            The pass, [batch, nodes].
+
+        Raises:
+            ValueError, TypeError: a wrong shape, a token that the model does not have, too little room in the cache,
+                a node deeper than the last position.
+        """
+
+
+def best_tokens(logits: Tensor) -> Tensor:
+    """As `TargetPass.best_tokens`, of logits [..., vocab]."""
+    best = logits.max(-1)  # the first of equal ones; NaN where there is one
+    return best.indices.where(best.values.isfinite(), -1)
+
+
+def position_limit(model: PreTrainedModel) -> int:
+    """The longest sequence that the model has positions for; one without a limit of its own has 2^31 - 1."""
+    limit: int | None = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return limit or _UNLIMITED
+
+
+class Prompts(NamedTuple):
+    """Where the tokens of a batch of prompts are, int64 [batch] each: the first one, and the first place behind the
+    last one."""
+
+    first: Tensor
+    end: Tensor
+
+
+def check_prompts(
+    op: str, input_ids: Tensor, attention_mask: Tensor | None, cache: KVCache, max_positions: int
+) -> Prompts:
+    """The arguments of `Target.prefill`, `input_ids` checked already.
+
+    Raises:
+        ValueError, TypeError: a mask of a wrong shape or dtype, a request without a token, padding between tokens or
+            behind tokens in the cache, more tokens than positions.
+    """
+    batch, tokens = input_ids.shape
+    if attention_mask is None:
+        prompts = Prompts(input_ids.new_zeros(batch), input_ids.new_full((batch,), tokens))
+    else:
+        shape = list(zip(("batch", "tokens"), input_ids.shape, strict=True))
+        checks.check_tensor(op, "attention_mask", attention_mask, shape, _MASK_DTYPES, input_ids)
+        prompts = Prompts(*real_tokens(op, attention_mask))
+        if (empty := prompts.first == prompts.end).any():
+            request = int(empty.nonzero()[0])
+            raise ValueError(f"{op}: attention_mask must leave a token of each request, got none of request {request}")
+        if ((prompts.first > 0) & (cache.starts < cache.lengths)).any():
+            raise ValueError(f"{op}: attention_mask must not begin with padding behind tokens in the cache")
+    _check_positions(op, prompts.end - prompts.first, cache, max_positions)
+    return prompts
+
+
+def check_tree(op: str, tree: TokenTree, cache: KVCache, max_positions: int) -> None:
+    """Raises unless this is a tree for each request of the cache, and each node has a position."""
+    if not isinstance(tree, TokenTree):
+        raise TypeError(f"{op}: tree must be a TokenTree, got {type(tree).__name__}")
+    checks.check_tensor(op, "tree.tokens", tree.tokens, [("batch", cache.batch), ("nodes", None)], [torch.int64])
+    if tree.tokens.shape[1] == 0:
+        raise ValueError(f"{op}: tree must have at least one node, got {list(tree.tokens.shape)}")
+    _check_positions(op, tree.depths.amax(1) + 1, cache, max_positions)
+
+
+def _check_positions(op: str, tokens: Tensor, cache: KVCache, max_positions: int) -> None:
+    after = cache.lengths - cache.starts + tokens
+    if (beyond := after > max_positions).any():
+        request = int(beyond.nonzero()[0])
+        raise ValueError(
+            f"{op}: the model must have a position for each token, "
+            f"got {max_positions} positions and {int(after[request])} tokens of request {request}"
+        )
+
+
+class TransformersPass:
+    """The logits of one pass, as the model gave them: [batch, nodes, vocab]."""
+
+    hidden = None
+
+    def __init__(self, logits: Tensor) -> None:
+        self._logits = logits
+
+    def logits(self) -> Tensor:
+        return self._logits.float()
+
+    def best_tokens(self) -> Tensor:
+        return best_tokens(self._logits)
+
+
+class TransformersTarget:
+    """Any Hugging Face model whose layers go through transformers' attention interface, with `tree_attention`.
+
+    The model stays as it is: its attention is exchanged only while a pass runs.
+
+    Args:
+        model: a causal language model in evaluation mode.
+
+    Raises:
+        TypeError: not a transformers model.
+        ValueError: a model that tree attention cannot serve, or that goes by no position ids.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        op = type(self).__name__
+        if not isinstance(model, PreTrainedModel):
+            raise TypeError(f"{op}: model must be a transformers PreTrainedModel, got {type(model).__name__}")
+        if not serves_trees(model):
+            raise ValueError(
+                f"{op}: model must be a causal decoder whose layers all attend through transformers' attention "
+                "interface, over all tokens or a sliding window, with heads of 16 to 256 numbers, "
+                f"got {type(model).__name__}"
+            )
+        for argument in ("position_ids", "past_key_values", "logits_to_keep"):
+            if argument not in inspect.signature(model.forward).parameters:
+                raise ValueError(f"{op}: model must take {argument}, got {type(model).__name__}, which does not")
+        self.model = model
+        self.vocab: int = model.config.get_text_config(decoder=True).vocab_size
+        self.max_positions = position_limit(model)
+        self.dtype: torch.dtype = model.dtype
+        self.device: torch.device = model.device
+        self._cache = TreeCache(model, 1, 1)  # of which each pass makes a copy with the rows it is given
+
+    def __repr__(self) -> str:
+        return f"TransformersTarget({type(self.model).__name__})"
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        return KVCache(batch, capacity, device=self.device)
+
+    def prefill(self, input_ids: Tensor, cache: KVCache, attention_mask: Tensor | None = None) -> TransformersPass:
+        op = f"{type(self).__name__}.prefill"
+        check_tokens(op, "input_ids", input_ids, self.model, cache.batch)
+        end = check_prompts(op, input_ids, attention_mask, cache, self.max_positions).end
+        kept, place = (end - 1).unique(return_inverse=True)
+        with self._attention():
+            logits: Tensor = chain_forward(
+                self.model, input_ids, self._over(cache), attention_mask=attention_mask, logits_to_keep=kept
+            ).logits
+        return TransformersPass(logits[torch.arange(cache.batch, device=place.device), place][:, None])
+
+    def run_tree(self, tree: TokenTree, cache: KVCache) -> TransformersPass:
+        op = f"{type(self).__name__}.run_tree"
+        check_tree(op, tree, cache, self.max_positions)
+        with self._attention():
+            return TransformersPass(tree_forward(self.model, tree, self._over(cache)).logits)
+
+    def _attention(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.model.config._attn_implementation == NAME else tree_attention_in(self.model)
+
+    def _over(self, cache: KVCache) -> TreeCache:
+        over = copy(self._cache)
+        over.kv = cache
+        return over
