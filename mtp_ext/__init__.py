@@ -14,6 +14,14 @@ from mtp_ext.marginalize import (
     marginalize_topk,
 )
 from mtp_ext.prediction import MarginalPrediction, predict_marginal
+from mtp_ext.skinny_linear import (
+    PackedLinear,
+    TopOutputs,
+    pack_linear,
+    skinny_linear,
+    skinny_linear_argmax,
+    skinny_linear_topk,
+)
 from mtp_ext.tree import TokenTree
 from mtp_ext.tree_attention import merge_states, tree_attention
 from mtp_ext.tree_builders import TreeShape
@@ -25,8 +33,10 @@ __all__ = [
     "Branches",
     "KVCache",
     "MarginalPrediction",
+    "PackedLinear",
     "SiblingLinks",
     "TokenTree",
+    "TopOutputs",
     "TopPairs",
     "TopTokens",
     "TreeShape",
@@ -36,7 +46,11 @@ __all__ = [
     "marginalize_targets",
     "marginalize_topk",
     "merge_states",
+    "pack_linear",
     "predict_marginal",
     "select_branches",
+    "skinny_linear",
+    "skinny_linear_argmax",
+    "skinny_linear_topk",
     "tree_attention",
 ]

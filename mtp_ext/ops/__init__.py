@@ -7,6 +7,8 @@ from mtp_ext.ops.marginalize_targets import marginalize_targets
 from mtp_ext.ops.marginalize_topk import marginalize_topk
 from mtp_ext.ops.merge_states import merge_states
 from mtp_ext.ops.select_branches import select_branches
+from mtp_ext.ops.skinny_linear import skinny_linear
+from mtp_ext.ops.skinny_linear_topk import skinny_linear_topk
 from mtp_ext.ops.tree_attention import tree_attention
 
 __all__ = [
@@ -17,5 +19,7 @@ __all__ = [
     "marginalize_topk",
     "merge_states",
     "select_branches",
+    "skinny_linear",
+    "skinny_linear_topk",
     "tree_attention",
 ]

@@ -6,6 +6,7 @@ float32. Arguments are not checked here: mtp_ext.ops does that.
 
 from mtp_ext.reference.marginalize import joint_topk, marginalize, marginalize_targets, marginalize_topk
 from mtp_ext.reference.select_branches import select_branches
+from mtp_ext.reference.skinny_linear import skinny_linear, skinny_linear_topk
 from mtp_ext.reference.tree_attention import append_, merge_states, tree_attention
 
 __all__ = [
@@ -16,5 +17,7 @@ __all__ = [
     "marginalize_topk",
     "merge_states",
     "select_branches",
+    "skinny_linear",
+    "skinny_linear_topk",
     "tree_attention",
 ]
