@@ -45,6 +45,7 @@ HOST_SOURCES = [
     "csrc/host/best_first.cpp",
     "csrc/host/merge_paths.cpp",
     "csrc/host/module.cpp",
+    "csrc/host/ngram_index.cpp",
     "csrc/host/optimal_shape.cpp",
     "csrc/host/tree_structure.cpp",
 ]

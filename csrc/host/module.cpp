@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "ngram_index.h"
 #include "tree_builders.h"
 #include "tree_structure.h"
 
@@ -51,4 +52,9 @@ PYBIND11_MODULE(_host, m) {
         "The most probable nodes under independent depths: tokens, parents and path log-probabilities.");
   m.def("optimal_shape", &mtp_ext::optimal_shape, py::arg("acceptance_rates"), py::arg("nodes"), py::arg("max_depth"),
         "The tree with most accepted tokens: paths of child ranks, and their expected number.");
+  py::class_<mtp_ext::NgramIndex>(m, "NgramIndex", "One text, and how it may go on by its own n-grams.")
+      .def(py::init<>())
+      .def("extend", &mtp_ext::NgramIndex::extend, py::arg("tokens"), "The text goes on with these tokens.")
+      .def("draft", &mtp_ext::NgramIndex::draft, py::arg("nodes"), py::arg("depth"),
+           "The most probable continuations: tokens, parents and path log-probabilities.");
 }
