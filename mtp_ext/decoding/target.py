@@ -7,7 +7,7 @@ keeps the chosen rows.
 import inspect
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -101,6 +101,26 @@ def position_limit(model: PreTrainedModel) -> int:
     return limit or _UNLIMITED
 
 
+def check_model(op: str, model: Any) -> None:
+    """Raises unless tree attention serves this model, by position ids.
+
+    Raises:
+        TypeError: not a transformers model.
+        ValueError: a model that it does not serve.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"{op}: model must be a transformers PreTrainedModel, got {type(model).__name__}")
+    if not serves_trees(model):
+        raise ValueError(
+            f"{op}: model must be a causal decoder whose layers all attend through transformers' attention "
+            "interface, over all tokens or a sliding window, with heads of 16 to 256 numbers, "
+            f"got {type(model).__name__}"
+        )
+    for argument in ("position_ids", "past_key_values", "logits_to_keep"):
+        if argument not in inspect.signature(model.forward).parameters:
+            raise ValueError(f"{op}: model must take {argument}, got {type(model).__name__}, which does not")
+
+
 class Prompts(NamedTuple):
     """Where the tokens of a batch of prompts are, int64 [batch] each: the first one, and the first place behind the
     last one."""
@@ -183,18 +203,7 @@ class TransformersTarget:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        op = type(self).__name__
-        if not isinstance(model, PreTrainedModel):
-            raise TypeError(f"{op}: model must be a transformers PreTrainedModel, got {type(model).__name__}")
-        if not serves_trees(model):
-            raise ValueError(
-                f"{op}: model must be a causal decoder whose layers all attend through transformers' attention "
-                "interface, over all tokens or a sliding window, with heads of 16 to 256 numbers, "
-                f"got {type(model).__name__}"
-            )
-        for argument in ("position_ids", "past_key_values", "logits_to_keep"):
-            if argument not in inspect.signature(model.forward).parameters:
-                raise ValueError(f"{op}: model must take {argument}, got {type(model).__name__}, which does not")
+        check_model("TransformersTarget", model)
         self.model = model
         self.vocab: int = model.config.get_text_config(decoder=True).vocab_size
         self.max_positions = position_limit(model)
@@ -209,7 +218,7 @@ class TransformersTarget:
         return KVCache(batch, capacity, device=self.device)
 
     def prefill(self, input_ids: Tensor, cache: KVCache, attention_mask: Tensor | None = None) -> TransformersPass:
-        op = f"{type(self).__name__}.prefill"
+        op = "prefill"
         check_tokens(op, "input_ids", input_ids, self.model, cache.batch)
         end = check_prompts(op, input_ids, attention_mask, cache, self.max_positions).end
         kept, place = (end - 1).unique(return_inverse=True)
@@ -220,7 +229,7 @@ class TransformersTarget:
         return TransformersPass(logits[torch.arange(cache.batch, device=place.device), place][:, None])
 
     def run_tree(self, tree: TokenTree, cache: KVCache) -> TransformersPass:
-        op = f"{type(self).__name__}.run_tree"
+        op = "run_tree"
         check_tree(op, tree, cache, self.max_positions)
         with self._attention():
             return TransformersPass(tree_forward(self.model, tree, self._over(cache)).logits)

@@ -1,0 +1,54 @@
+"""Linear layers of a model, packed: several that read the same input are one product."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from mtp_ext.skinny_linear import PackedLinear, pack_linear, skinny_linear, skinny_linear_topk
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """y = x W^T + b, W [out, in] in panels, b float32 [out] or None; the outputs of several layers side by side."""
+
+    packed: PackedLinear
+    bias: Tensor | None
+    arithmetic: str
+
+    @classmethod
+    def pack(cls, layers: Sequence[nn.Linear], storage: torch.dtype | None, arithmetic: str) -> "Linear":
+        """The layers, which read the same input, as one. Copies their weights: `storage` as in `pack_linear`."""
+        weights = [layer.weight.detach() for layer in layers]
+        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+        if weight.dtype == torch.float16:
+            weight = weight.float()
+        bias = None
+        if any(layer.bias is not None for layer in layers):
+            bias = torch.cat(
+                [
+                    layer.weight.new_zeros(layer.out_features, dtype=torch.float32)
+                    if layer.bias is None
+                    else layer.bias.detach().float()
+                    for layer in layers
+                ]
+            )
+        return cls(pack_linear(weight, storage), bias, arithmetic)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """float32 [..., out] of x [..., in]."""
+        return skinny_linear(x, self.packed, self.bias, arithmetic=self.arithmetic)
+
+    def best(self, x: Tensor) -> Tensor:
+        """int64 [...]: the index of the largest output; -1 where that is not a finite number."""
+        top = skinny_linear_topk(x, self.packed, self.bias, k=1, arithmetic=self.arithmetic)
+        return top.tokens.where(top.values.isfinite(), -1).squeeze(-1)
+
+    def with_arithmetic(self, arithmetic: str) -> "Linear":
+        """The same weights, multiplied in another way."""
+        return replace(self, arithmetic=arithmetic)
+
+    @property
+    def nbytes(self) -> int:
+        return self.packed.panels.nbytes
