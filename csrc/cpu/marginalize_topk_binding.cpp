@@ -25,12 +25,11 @@ std::tuple<Tensor, Tensor> marginalize_topk_cpu(const Tensor& branch_logits, con
         rows.emplace_back(pass.mixtures[row], pass.row_maxima(layout, row), layout.vocab, k);
       }
       const int64_t share_logits = pass.branches_per_row() * kBlock;
-      const int64_t shares = pass.rows() * MixtureTopK::kShares;
-      parallel_items(shares, share_logits,
-                     [&](int64_t i) { rows[i / MixtureTopK::kShares].mix_first(logits, i % MixtureTopK::kShares); });
+      const int64_t shares = MixtureTopK::share_count(k);
+      const int64_t items = pass.rows() * shares;
+      parallel_items(items, share_logits, [&](int64_t i) { rows[i / shares].mix_first(logits, i % shares); });
       for (MixtureTopK& row : rows) row.agree();
-      parallel_items(shares, share_logits,
-                     [&](int64_t i) { rows[i / MixtureTopK::kShares].mix_rest(logits, i % MixtureTopK::kShares); });
+      parallel_items(items, share_logits, [&](int64_t i) { rows[i / shares].mix_rest(logits, i % shares); });
       for (int64_t row = 0; row < pass.rows(); ++row) {
         rows[row].write(log_prob_data + (pass.row_begin + row) * k, token_data + (pass.row_begin + row) * k);
       }

@@ -7,6 +7,7 @@
 // bit.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -17,10 +18,12 @@ namespace mtp_ext {
 
 class MixtureTopK {
  public:
-  static constexpr int64_t kShares = 8;  // of a row's blocks: the unit of parallel work
-
   // `block_maxima` [branches, block_count(vocab)] of the row that the mixture is of.
   MixtureTopK(const Mixture& mixture, const float* block_maxima, int64_t vocab, int64_t k);
+
+  // The shares of a row's blocks, the unit of parallel work: k of them, since the k best may all lie in blocks of
+  // their own, and fewer blocks than that give no useful threshold.
+  static int64_t share_count(int64_t k) { return std::min<int64_t>(k, 16); }
 
   // Two rounds, between which the shares agree on a threshold: in the first every share mixes its block of
   // best bound, in the second all its blocks that can still hold one of the k best. Shares of a round may run
@@ -40,15 +43,19 @@ class MixtureTopK {
     int64_t index;
   };
 
+  static bool better(const Block& a, const Block& b) {
+    return a.bound > b.bound || (a.bound == b.bound && a.index < b.index);
+  }
+
   template <typename scalar_t>
   void mix_block(const scalar_t* logits, const Block& block, TopCandidates& best) const;
 
   const Mixture& mixture_;
   int64_t vocab_;
   int64_t k_;
-  std::vector<Block> blocks_;  // best bound first; block i belongs to share i % kShares
+  std::vector<Block>
+      blocks_;  // the best ones first, the rest once the shares agree; i belongs to share i % shares_.size()
   std::vector<TopCandidates> shares_;
-  float threshold_ = -std::numeric_limits<float>::infinity();  // that the shares have agreed on
 };
 
 }  // namespace mtp_ext

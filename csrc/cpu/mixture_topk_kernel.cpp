@@ -9,7 +9,7 @@ float with_slack(float bound) { return bound + 1e-5f + 1e-6f * std::abs(bound); 
 }  // namespace
 
 MixtureTopK::MixtureTopK(const Mixture& mixture, const float* block_maxima, int64_t vocab, int64_t k)
-    : mixture_(mixture), vocab_(vocab), k_(k), shares_(kShares, TopCandidates(k)) {
+    : mixture_(mixture), vocab_(vocab), k_(k), shares_(share_count(k), TopCandidates(k)) {
   if (mixture.state != RowState::kOrdinary) return;
   const int64_t count = block_count(vocab);
   Mixture maxima = mixture;  // the same terms over the maxima instead of the logits
@@ -20,9 +20,8 @@ MixtureTopK::MixtureTopK(const Mixture& mixture, const float* block_maxima, int6
   }
   blocks_.reserve(count);
   for (int64_t i = 0; i < count; ++i) blocks_.push_back({with_slack(bounds[i]), i});
-  std::sort(blocks_.begin(), blocks_.end(), [](const Block& a, const Block& b) {
-    return a.bound > b.bound || (a.bound == b.bound && a.index < b.index);
-  });
+  const auto first = blocks_.begin() + std::min<int64_t>(share_count(k), count);
+  std::partial_sort(blocks_.begin(), first, blocks_.end(), better);
 }
 
 template <typename scalar_t>
@@ -43,15 +42,19 @@ void MixtureTopK::agree() {
   TopCandidates best(k_);
   for (const TopCandidates& share : shares_) best.add_all(share);
   best.cut();
-  threshold_ = best.threshold();
+  const float threshold = best.threshold();
+  const auto first = blocks_.begin() + std::min(shares_.size(), blocks_.size());
+  const auto last = std::remove_if(first, blocks_.end(), [&](const Block& block) { return block.bound < threshold; });
+  blocks_.erase(last, blocks_.end());
+  std::sort(first, blocks_.end(), better);
 }
 
 template <typename scalar_t>
 void MixtureTopK::mix_rest(const scalar_t* logits, int64_t share) {
   TopCandidates& best = shares_[share];
-  for (size_t i = share + kShares; i < blocks_.size(); i += kShares) {
+  for (size_t i = share + shares_.size(); i < blocks_.size(); i += shares_.size()) {
     best.cut();
-    if (blocks_[i].bound < std::max(threshold_, best.threshold()) || blocks_[i].bound == -kInfinity) break;
+    if (blocks_[i].bound < best.threshold() || blocks_[i].bound == -kInfinity) break;
     mix_block(logits, blocks_[i], best);
   }
 }

@@ -124,9 +124,9 @@ void run(int64_t branches, int64_t vocab, Values values) {
     const auto log_probs = exactly<float>(k);
     const auto tokens = exactly<int64_t>(k);
     MixtureTopK topk(mixture, block_maxima.get(), vocab, k);
-    for (int64_t share = 0; share < MixtureTopK::kShares; ++share) topk.mix_first(row.logits.get(), share);
+    for (int64_t share = 0; share < MixtureTopK::share_count(k); ++share) topk.mix_first(row.logits.get(), share);
     topk.agree();
-    for (int64_t share = 0; share < MixtureTopK::kShares; ++share) topk.mix_rest(row.logits.get(), share);
+    for (int64_t share = 0; share < MixtureTopK::share_count(k); ++share) topk.mix_rest(row.logits.get(), share);
     topk.write(log_probs.get(), tokens.get());
     require(!ordinary || log_probs[0] == *std::max_element(mixed.get(), mixed.get() + vocab), "top", branches, vocab);
     const auto pair_branches = exactly<int64_t>(k);
