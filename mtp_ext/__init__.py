@@ -4,7 +4,7 @@ from importlib.metadata import version as _version
 
 from mtp_ext import libraries as libraries
 from mtp_ext.branches import Branches, select_branches
-from mtp_ext.kv_cache import KVCache, append_
+from mtp_ext.kv_cache import KVCache, append_, commit_
 from mtp_ext.marginalize import (
     TopPairs,
     TopTokens,
@@ -26,10 +26,12 @@ from mtp_ext.tree import TokenTree
 from mtp_ext.tree_attention import merge_states, tree_attention
 from mtp_ext.tree_builders import TreeShape
 from mtp_ext.tree_conversions import SiblingLinks
+from mtp_ext.verify import Accepted, verify_greedy, verify_sampling
 
 __version__ = _version("mtp_ext")
 
 __all__ = [
+    "Accepted",
     "Branches",
     "KVCache",
     "MarginalPrediction",
@@ -41,6 +43,7 @@ __all__ = [
     "TopTokens",
     "TreeShape",
     "append_",
+    "commit_",
     "joint_topk",
     "marginalize",
     "marginalize_targets",
@@ -53,4 +56,6 @@ __all__ = [
     "skinny_linear_argmax",
     "skinny_linear_topk",
     "tree_attention",
+    "verify_greedy",
+    "verify_sampling",
 ]

@@ -1,10 +1,13 @@
 """The KV cache and what is written to it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from mtp_ext import ops
 from mtp_ext.ops import checks
+from mtp_ext.verify import Accepted
 
 
 def append_(
@@ -32,6 +35,38 @@ def append_(
         ValueError, TypeError: a wrong shape, dtype or device; on a CPU also a row or page out of range.
     """
     ops.append_(key, value, new_key, new_value, prefix_lengths, page_table, node_counts)
+
+
+def commit_(
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    prefix_lengths: Tensor,
+    accepted: Accepted,
+    *,
+    page_table: Tensor | None = None,
+) -> Tensor:
+    """Moves the rows of the accepted nodes together behind the prefix, in every layer, in place.
+
+    Logical row `prefix_lengths[b] + accepted.nodes[b, j]` goes to row `prefix_lengths[b] + j`. The rows behind them
+    hold nothing that counts any more. Two requests must not own the same page, nor two layers the same storage.
+
+    Args:
+        keys, values: the cache, one tensor a layer, as in `tree_attention`: [batch, capacity, kv_heads, head_dim], or
+            pages; layers may differ in all but the batch or the pages.
+        prefix_lengths: int64 [batch].
+        accepted: from `verify_greedy` or `verify_sampling`.
+        page_table: int64 [batch, pages], where the cache is paged.
+
+    Returns:
+        The new lengths, int64 [batch]: `prefix_lengths + accepted.lengths`.
+
+    Raises:
+        ValueError, TypeError: a wrong shape, dtype or device; on a CPU also a row or page out of range, or nodes that
+            do not ascend from the root.
+    """
+    nodes, lengths, _ = accepted
+    new_lengths: Tensor = ops.commit_(list(keys), list(values), prefix_lengths, nodes, lengths, page_table)
+    return new_lengths
 
 
 class KVCache:

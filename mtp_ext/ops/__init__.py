@@ -1,6 +1,7 @@
 """The contracts: one op a file, each with its schema, checks, reference, fake and gradient, in that order."""
 
 from mtp_ext.ops.append import append_
+from mtp_ext.ops.commit import commit_
 from mtp_ext.ops.joint_topk import joint_topk
 from mtp_ext.ops.marginalize import marginalize
 from mtp_ext.ops.marginalize_targets import marginalize_targets
@@ -10,9 +11,12 @@ from mtp_ext.ops.select_branches import select_branches
 from mtp_ext.ops.skinny_linear import skinny_linear
 from mtp_ext.ops.skinny_linear_topk import skinny_linear_topk
 from mtp_ext.ops.tree_attention import tree_attention
+from mtp_ext.ops.verify_greedy import verify_greedy
+from mtp_ext.ops.verify_sampling import verify_sampling
 
 __all__ = [
     "append_",
+    "commit_",
     "joint_topk",
     "marginalize",
     "marginalize_targets",
@@ -22,4 +26,6 @@ __all__ = [
     "skinny_linear",
     "skinny_linear_topk",
     "tree_attention",
+    "verify_greedy",
+    "verify_sampling",
 ]

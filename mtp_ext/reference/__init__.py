@@ -4,13 +4,16 @@ float64 in means float64 out, so that the reference is also the oracle of the te
 float32. Arguments are not checked here: mtp_ext.ops does that.
 """
 
+from mtp_ext.reference.commit import commit_
 from mtp_ext.reference.marginalize import joint_topk, marginalize, marginalize_targets, marginalize_topk
 from mtp_ext.reference.select_branches import select_branches
 from mtp_ext.reference.skinny_linear import skinny_linear, skinny_linear_topk
 from mtp_ext.reference.tree_attention import append_, merge_states, tree_attention
+from mtp_ext.reference.verify import verify_greedy, verify_sampling
 
 __all__ = [
     "append_",
+    "commit_",
     "joint_topk",
     "marginalize",
     "marginalize_targets",
@@ -20,4 +23,6 @@ __all__ = [
     "skinny_linear",
     "skinny_linear_topk",
     "tree_attention",
+    "verify_greedy",
+    "verify_sampling",
 ]
