@@ -1,7 +1,5 @@
 """Linear layers of any model, exchanged in place for `skinny_linear` and put back."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +30,7 @@ class ExchangedLinears:
     def use(self, arithmetic: str) -> None:
         """Runs all of them in this arithmetic."""
         for layer, linear in self._linears.items():
-            vars(layer)["forward"] = _forward(linear.with_arithmetic(arithmetic))
+            vars(layer)["forward"] = _Forward(linear.with_arithmetic(arithmetic))
 
     def restore(self) -> None:
         """The layers run by their own weights again, and the packed ones are released."""
@@ -45,9 +43,16 @@ class ExchangedLinears:
         return list(self._linears.values())
 
 
-def _forward(linear: Linear) -> Callable[[Tensor], Tensor]:
-    # The argument is named as nn.Linear's, which some models call by keyword.
-    def forward(input: Tensor) -> Tensor:
-        return linear(input).to(input.dtype)
+def is_exchanged(model: nn.Module) -> bool:
+    """Whether linear layers of this model are exchanged now."""
+    return any(isinstance(vars(module).get("forward"), _Forward) for module in model.modules())
 
-    return forward
+
+class _Forward:
+    """What stands in for the `forward` of one layer."""
+
+    def __init__(self, linear: Linear) -> None:
+        self._linear = linear
+
+    def __call__(self, input: Tensor) -> Tensor:  # named as nn.Linear's, which some models call by keyword
+        return self._linear(input).to(input.dtype)

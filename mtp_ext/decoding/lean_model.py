@@ -16,7 +16,6 @@ from mtp_ext.decoding.target import best_tokens, check_prompts, check_tree, posi
 from mtp_ext.integrations.tree_attention import TreePass, padded_chain
 from mtp_ext.integrations.tree_model import check_tokens
 from mtp_ext.kv_cache import KVCache
-from mtp_ext.ops import checks
 from mtp_ext.tree import TokenTree
 
 # Those whose layers are exactly what `LeanLayer` computes, as of transformers 5.23.
@@ -91,13 +90,6 @@ class LeanModel:
         model.layers = [layer.with_arithmetic(arithmetic) for layer in self.layers]
         model.head = self.head.with_arithmetic(arithmetic)
         model.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[arithmetic]
-        return model
-
-    def first_layers(self, count: int) -> "LeanModel":
-        """The first `count` layers, then the norm and the head: a cheap drafter, which shares all weights."""
-        checks.check_range("first_layers", "count", count, 1, len(self.layers))
-        model = copy(self)
-        model.layers = self.layers[:count]
         return model
 
     @property

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mtp_ext.decoding.exchange import ExchangedLinears
+from mtp_ext.decoding.exchange import ExchangedLinears, is_exchanged
 from mtp_ext.decoding.lean_model import LeanModel, why_not_lean
 from mtp_ext.decoding.linear import Linear
 from mtp_ext.decoding.model_check import Expected, ask, distance
-from mtp_ext.decoding.target import Target, TargetPass, TransformersTarget, check_model
+from mtp_ext.decoding.target import TargetPass, TransformersTarget, check_model
 from mtp_ext.kv_cache import KVCache
 from mtp_ext.tree import TokenTree
 
@@ -61,17 +61,6 @@ class PreparedModel:
         self._exchanged = self._running = None
         self.packed_bytes = 0
 
-    def first_layers(self, count: int) -> Target:
-        """The model's first `count` layers, then its norm and head, as a target that shares the packed weights.
-
-        Raises:
-            ValueError: more layers than there are, or a model that does not run by the lean pass.
-        """
-        target = self._target
-        if not isinstance(target, LeanModel):
-            raise ValueError(f"PreparedModel.first_layers: the model must run by the lean pass, got {self.how}")
-        return target.first_layers(count)
-
     @property
     def _target(self) -> LeanModel | TransformersTarget:
         if self._running is None:
@@ -114,6 +103,8 @@ def prepare(model: PreTrainedModel, *, storage: str = "auto", arithmetic: str = 
     check_model(_OP, model)
     if model.training:
         raise ValueError(f"{_OP}: model must be in evaluation mode; call model.eval()")
+    if is_exchanged(model):
+        raise ValueError(f"{_OP}: model is prepared already; call restore() of the PreparedModel first")
     packed = _storage(storage, arithmetic)
     expected = ask(model)
     why = why_not_lean(model)
@@ -149,7 +140,7 @@ def _exchange(
     exchanged.use(arithmetic)
     if not exchanged:
         return PreparedModel(
-            model, target, f"transformers' pass, which has no linear layer left to pack, since {why}", [], None
+            model, target, f"transformers' pass, which has no linear layer to pack, since {why}", [], None
         )
     how = f"transformers' pass, {len(exchanged)} linear layers {_in_words(exchanged.linears, arithmetic)}, since {why}"
     return PreparedModel(model, target, how, exchanged.linears, exchanged)
