@@ -1,6 +1,28 @@
 """Decoding with the kernels: models prepared for it, and loops that accept what the model itself would have said."""
 
+from mtp_ext.decoding.draft_model import DraftModel, first_layers
+from mtp_ext.decoding.drafters import Drafter, DraftSession, grow_tree
+from mtp_ext.decoding.generation import Generation, GenerationError, GenerationInterrupted, generate
 from mtp_ext.decoding.prepare import PreparedModel, prepare
+from mtp_ext.decoding.prompt_lookup import PromptLookup
+from mtp_ext.decoding.statistics import Statistics
 from mtp_ext.decoding.target import Target, TargetPass, TransformersTarget
 
-__all__ = ["PreparedModel", "Target", "TargetPass", "TransformersTarget", "prepare"]
+__all__ = [
+    "DraftModel",
+    "DraftSession",
+    "Drafter",
+    "Generation",
+    "GenerationError",
+    "GenerationInterrupted",
+    "PreparedModel",
+    "PromptLookup",
+    "Statistics",
+    "Target",
+    "TargetPass",
+    "TransformersTarget",
+    "first_layers",
+    "generate",
+    "grow_tree",
+    "prepare",
+]
