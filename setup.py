@@ -24,8 +24,10 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 CPU_SOURCES = [
     "csrc/cpu/append_binding.cpp",
+    "csrc/cpu/argmax_kernel.cpp",
     "csrc/cpu/branch_pass.cpp",
     "csrc/cpu/cache_checks.cpp",
+    "csrc/cpu/commit_binding.cpp",
     "csrc/cpu/gemm_tile.cpp",
     "csrc/cpu/joint_topk_binding.cpp",
     "csrc/cpu/joint_topk_kernel.cpp",
@@ -38,8 +40,14 @@ CPU_SOURCES = [
     "csrc/cpu/normalizer_kernel.cpp",
     "csrc/cpu/select_branches_binding.cpp",
     "csrc/cpu/select_branches_kernel.cpp",
+    "csrc/cpu/target_row_kernel.cpp",
+    "csrc/cpu/token_masses_kernel.cpp",
     "csrc/cpu/tree_attention_binding.cpp",
     "csrc/cpu/tree_attention_kernel.cpp",
+    "csrc/cpu/verify_checks.cpp",
+    "csrc/cpu/verify_greedy_binding.cpp",
+    "csrc/cpu/verify_sampling_binding.cpp",
+    "csrc/cpu/verify_sampling_kernel.cpp",
 ]
 HOST_SOURCES = [
     "csrc/host/best_first.cpp",

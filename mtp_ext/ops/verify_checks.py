@@ -35,9 +35,11 @@ def check_tokens(op: str, tokens: Tensor, parents: Tensor, vocab: int) -> None:
         raise ValueError(f"{op}: tokens must be from 0 to {vocab - 1}, got tokens[{b}, {i}]={int(tokens[b, i])}")
 
 
+_LARGEST = float(torch.tensor(1e30))  # as a float32 number
+
 # What a number or each entry of a tensor [batch] must be: its dtype, a sentence and the test.
 SETTINGS: dict[str, tuple[torch.dtype, str, Callable[[float], bool]]] = {
-    "temperature": (torch.float32, "0 or from 1e-30 to 1e+30", lambda x: x == 0.0 or 1e-30 <= x <= 1e30),
+    "temperature": (torch.float32, "0 or from 1e-30 to 1e+30", lambda x: x == 0.0 or 1e-30 <= x <= _LARGEST),
     "top_k": (torch.int64, "at least 1", lambda x: x >= 1),
     "top_p": (torch.float32, "in (0, 1]", lambda x: 0.0 < x <= 1.0),
     "min_p": (torch.float32, "in [0, 1]", lambda x: 0.0 <= x <= 1.0),

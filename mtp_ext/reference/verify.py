@@ -158,6 +158,8 @@ def _first_accepted(request: _Request, node: int, p: Tensor) -> tuple[int | None
         if request.uniforms[child] < p[token] / q[token]:
             return child, p
         residual = (p - q).clamp(min=0.0)
+        if not q.sum().isfinite():
+            return None, torch.full_like(p, math.nan)  # no distribution, as `_sample` will say
         if residual.sum() == 0:  # p = q: only rounding refused it
             return child, p
         p = residual / residual.sum()
@@ -201,7 +203,10 @@ def _traverse(request: _Request) -> Verdict:
         if len(path) > 1 and not request.uniforms[visit.node] < visit.rate:
             parent = path[-2]
             assert parent.p is not None, "a node is only visited below a distribution"
-            residual = (parent.rate * parent.p - request.draft(visit.node, parent.removed)).clamp(min=0.0)
+            q = request.draft(visit.node, parent.removed)
+            if not q.sum().isfinite():
+                return [0], -1
+            residual = (parent.rate * parent.p - q).clamp(min=0.0)
             excess = float(residual.sum())
             if excess + 1.0 - parent.rate > 0:  # at 0 only rounding refused the node
                 parent.rate = excess / (excess + 1.0 - parent.rate)
