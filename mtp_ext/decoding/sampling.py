@@ -82,7 +82,9 @@ class Chance:
         if seed is None:
             seed = int(torch.randint(2**62, ()))
         self._nodes = nodes
-        self._streams = [torch.Generator().manual_seed((seed + request) % 2**63) for request in range(batch)]
+        # Far apart: neighbouring seeds must not share streams.
+        first = seed * 0x9E3779B97F4A7C15
+        self._streams = [torch.Generator().manual_seed((first + request) % 2**63) for request in range(batch)]
 
     def draw(self, requests: Sequence[int], nodes: int, device: torch.device) -> Tensor:
         """float32 [requests, nodes + 1] in [0, 1): one a node, and the last for the next token."""
