@@ -32,14 +32,15 @@ def numbers(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def check(x: Tensor, weight: Tensor, bias: Tensor | None, storage: torch.dtype, device: str) -> Tensor:
-    """Fails unless the result equals float64's within the budget; returns it."""
+def check(
+    x: Tensor, weight: Tensor, bias: Tensor | None, storage: torch.dtype, device: str, scale: float = 0.0
+) -> None:
+    """Fails unless the result equals float64's within the budget."""
     packed = mtp_ext.pack_linear(weight.to(device), storage)
     out = mtp_ext.skinny_linear(x.to(device), packed, None if bias is None else bias.to(device)).cpu()
     assert out.dtype == torch.float32
     oracle = linear(x.double(), weight.double(), None if bias is None else bias.double())
-    assert_within_budget(out, linear(x.float(), weight.float(), bias), oracle, scale=0.0)
-    return out
+    assert_within_budget(out, linear(x.float(), weight.float(), bias), oracle, scale=scale)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -73,7 +74,10 @@ def layers(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor | None, torch.dtype]
 
 @given(layers())
 def test_any_layer_equals_the_oracle(device: str, layer: tuple[Tensor, Tensor, Tensor | None, torch.dtype]) -> None:
-    check(*layer, device)
+    """With one or two outputs the reference may be right by luck: what is rounded is the size of the terms' sum."""
+    x, weight, _, _ = layer
+    terms = linear(x.float().abs(), weight.abs())
+    check(*layer, device, scale=terms.max().item() if len(x) else 0.0)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 8, 16, 64])

@@ -1,0 +1,38 @@
+// What the ops of linear layers share: their checks, x as the kernel wants it, and the outputs of one panel.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "../checks.h"
+#include "parallel.h"
+#include "skinny_linear.h"
+
+namespace mtp_ext {
+
+class LinearCall {
+ public:
+  // Checks the arguments and prepares x. Arithmetic in bfloat16 is left to float32 where the machine cannot do it.
+  LinearCall(const char* op, const Tensor& x, const Tensor& panels, const std::optional<Tensor>& bias,
+             int64_t in_features, int64_t out_features, bool bfloat16_arithmetic);
+
+  const LinearShape& shape() const { return shape_; }
+
+  // The outputs [rows of the block, kPanel], bias included, of which shape().columns(panel) columns exist.
+  void outputs(int64_t panel, int64_t row_block, float* out) const;
+
+  // Reads that a panel is worth in parallel_items, for all rows of a block.
+  int64_t panel_cost() const { return shape_.in * kPanel * ceil_div(std::min(shape_.rows, kRowBlock), kRowGroup); }
+
+ private:
+  void prepare(const Tensor& x, bool bfloat16_arithmetic);
+
+  LinearShape shape_;
+  const void* panels_;
+  bool float32_panels_;
+  const float* bias_;
+  std::unique_ptr<float[]> interleaved_;  // or
+  std::unique_ptr<bfloat16[]> rounded_;
+};
+
+}  // namespace mtp_ext
