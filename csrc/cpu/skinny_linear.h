@@ -18,7 +18,7 @@ namespace mtp_ext {
 inline constexpr int64_t kPanel = 32;     // output columns
 inline constexpr int64_t kRowGroup = 16;  // rows of x that lie interleaved
 inline constexpr int64_t kRowBlock = 64;  // rows for which a panel is read once
-inline constexpr int64_t kBlockInputs = 256;
+inline constexpr int64_t kBlockInputs = 64;
 
 struct LinearShape {
   int64_t rows, in, out;

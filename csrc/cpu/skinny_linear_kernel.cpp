@@ -24,8 +24,7 @@ constexpr int64_t kVectors = kTileColumns / kLanes;
 class Prefetcher {
  public:
   Prefetcher(const void* block, int64_t block_bytes, int64_t tile, int64_t tiles)
-      : next_(static_cast<const char*>(block) + (tiles == 1 ? kBytesAhead : block_bytes + block_bytes / tiles * tile)),
-        step_(kLine / tiles) {}
+      : next_(static_cast<const char*>(block) + kBytesAhead + block_bytes / tiles * tile), step_(kLine / tiles) {}
 
   void two_lines() {
     __builtin_prefetch(next_, 0, 2);
@@ -34,7 +33,8 @@ class Prefetcher {
   }
 
  private:
-  static constexpr int64_t kLine = 64, kBytesAhead = 8192;
+  static constexpr int64_t kLine = 64;
+  static constexpr int64_t kBytesAhead = kBlockInputs * kPanel * sizeof(float);  // at least a block
 
   const char* next_;
   int64_t step_;
