@@ -23,7 +23,7 @@ help:
 	@echo 'mtp_ext: fast kernels for multi-token prediction in PyTorch. The first command takes minutes: it'
 	@echo 'fetches PyTorch into $(VENV) and compiles the kernels. From then on each does only what has changed.'
 	@echo
-	@echo '  make demo      predict the second next token of real text with a real model, by our kernels'
+	@echo '  make demo      a real model: predict the second next token, then decode plainly and with drafts'
 	@echo '  make test      lint, all tests, all tests again without kernels, and a wheel in a clean environment'
 	@echo '  make test-all  the same, and all tests once more on every CPU instruction set this machine has'
 	@echo '  make bench     ours against eager PyTorch and torch.compile: table, JSON and plots in runs/bench/'
@@ -87,6 +87,8 @@ endif
 
 demo: setup
 	$(BIN)/mtp-ext study marginalization --positions 4 --output runs/demo
+	$(BIN)/mtp-ext generate --chat "Print this file again with every name in capitals:" --file mtp_ext/host.py \
+	  --max-new-tokens 96 --compare
 
 test: lint pytest test-reference wheel
 

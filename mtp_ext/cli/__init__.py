@@ -4,10 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mtp_ext.cli import info, study
+from mtp_ext.cli import generate, info, study
 
 _EXAMPLES = """examples:
   mtp-ext info                                      what was built, loaded, and for which CPU
+  mtp-ext generate "The capital of France is"       text, several tokens a pass of the model
+  mtp-ext generate --help                           prompts, drafts, sampling
   mtp-ext study marginalization                     the paper's prediction on SmolLM2-135M and four texts
   mtp-ext study marginalization --texts my.txt      the same on your own text
   mtp-ext study marginalization --help              all it can do
@@ -24,12 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="mtp-ext",
-        description="Multi-token prediction in PyTorch: kernels, and the studies that use them.",
+        description="Multi-token prediction in PyTorch: kernels, decoding with them, and the studies that use them.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (info, study):
+    for command in (info, generate, study):
         command.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
