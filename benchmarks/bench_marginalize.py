@@ -21,5 +21,5 @@ def test_marginalize(compare: Callable[..., None], case: Case) -> None:
         case,
         job,
         {"eager": job.eager, "reference": lambda: reference.marginalize(logits, weights)},
-        compiled=lambda: compiled(logits, weights),
+        compiled={"compiled": lambda: compiled(logits, weights)},
     )

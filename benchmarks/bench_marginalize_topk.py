@@ -26,5 +26,5 @@ def test_marginalize_topk(compare: Callable[..., None], case: Case) -> None:
             "reference": lambda: reference.marginalize_topk(logits, weights, k=jobs.K),
             "marginalize": lambda: mtp_ext.marginalize(logits, weights),
         },
-        compiled=lambda: compiled(logits, weights, jobs.K),
+        compiled={"compiled": lambda: compiled(logits, weights, jobs.K)},
     )

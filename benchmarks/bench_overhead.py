@@ -16,9 +16,8 @@ LOOPS = 500  # calls timed together: one alone is too short for the clock
 @pytest.mark.benchmark(group="overhead")
 @pytest.mark.parametrize("op", jobs.JOBS)
 def test_overhead(compare: Callable[..., None], op: str) -> None:
-    make_job, shapes = jobs.JOBS[op]
-    tiny = Case((1, 2, 16)[-len(shapes[0]) :], "float32", 1)
-    job = make_job(tiny)
+    tiny = Case(jobs.JOBS[op].tiny, "float32", 1)
+    job = jobs.JOBS[op].make_job(tiny)
     alias = torch.ops.aten.alias.default
     x = job.inputs[0]
     compare(tiny, job, {"empty op": lambda: alias(x)}, loops=LOOPS)

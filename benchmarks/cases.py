@@ -1,5 +1,6 @@
 """What every benchmark runs over: shapes of real workloads, dtypes and thread counts."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 
@@ -18,6 +19,19 @@ BRANCH_SHAPES = (
 )
 # rows x vocabulary
 LOGIT_SHAPES = ((64, 49152), (64, 128256))
+# batch x prefix x nodes x heads x KV heads x head_dim: heads as in SmolLM2-360M (half), Llama 3 8B and SmolLM2-135M.
+TREE_SHAPES = (
+    (1, 512, 16, 8, 2, 64),
+    (1, 2048, 64, 32, 8, 128),
+    (4, 1024, 16, 32, 8, 128),
+    (1, 8192, 64, 32, 8, 128),
+    (1, 4096, 1, 32, 8, 128),
+    (1, 4096, 4, 32, 8, 128),
+    (1, 4096, 8, 32, 8, 128),
+)
+SIBLING_SHAPES = ((1, 200, 850, 9, 3, 64),)
+NODES_GROW = tuple((1, 2048, nodes, 32, 8, 128) for nodes in (1, 2, 4, 8, 16, 32, 64))
+PREFIX_GROWS = tuple((1, prefix, 16, 32, 8, 128) for prefix in (512, 1024, 2048, 4096, 8192))
 DTYPES = ("float32", "bfloat16")
 THREADS = (1, 2)
 
@@ -39,11 +53,11 @@ class Case:
         return f"{'x'.join(map(str, self.shape))}-{self.dtype}-{self.threads}"
 
 
-def cases(shapes: tuple[tuple[int, ...], ...]) -> list[Case]:
+def cases(shapes: Iterable[tuple[int, ...]], threads: tuple[int, ...] = THREADS) -> list[Case]:
     """All cases of these shapes, the smallest first."""
-    return [Case(*each) for each in product(shapes, DTYPES, THREADS)]
+    return [Case(*each) for each in product(shapes, DTYPES, threads)]
 
 
-def over(shapes: tuple[tuple[int, ...], ...]) -> pytest.MarkDecorator:
+def over(shapes: Iterable[tuple[int, ...]], threads: tuple[int, ...] = THREADS) -> pytest.MarkDecorator:
     """Runs a benchmark on all cases of these shapes."""
-    return pytest.mark.parametrize("case", cases(shapes), ids=str)
+    return pytest.mark.parametrize("case", cases(shapes, threads), ids=str)

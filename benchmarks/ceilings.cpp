@@ -1,16 +1,16 @@
-// What this machine could do at best, the yardstick of the benchmarks. Prints one line:
-//   bytes read per second from memory, and exponentials per second (2^y of csrc/cpu/simd.h on numbers that
-//   stay in the first-level cache, added up as the kernels do), both on `threads` threads and the best of
-//   nine tries.
+// What this machine could do at best, the yardstick of the benchmarks: bytes read per second from memory; exponentials
+// per second (2^y of csrc/cpu/simd.h on numbers that stay in the first-level cache, added up as the kernels do); and
+// operations per second, two a multiply-add, of csrc/cpu/gemm_tile.h, which is torch's brgemm where there is one. Each
+// on `threads` threads at once, the best of nine tries.
 //
-//   ceilings THREADS
+// A shared library, for a process that has loaded torch, since that is where gemm_tile.cpp looks for brgemm.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <thread>
 #include <vector>
 
+#include "../csrc/cpu/gemm_tile.h"
 #include "../csrc/cpu/simd.h"
 
 namespace {
@@ -23,6 +23,9 @@ constexpr int64_t kSums = 8;                 // independent ones: enough to hide
 constexpr int64_t kMemoryFloats = 64 << 20;  // 256 MiB a thread, more than any cache
 constexpr int64_t kCacheFloats = 2048;       // 8 KiB
 constexpr int64_t kRepeats = 16384;
+constexpr int64_t kRows = 256, kKeys = 256, kDim = 128;  // of the two products
+constexpr int64_t kProducts = 32;
+constexpr int64_t kApart = 64;  // floats between the results of two threads: more than a cache line
 
 // The sum of f(x) over `count` numbers, a multiple of kSums registers.
 template <typename Function>
@@ -35,47 +38,78 @@ float sum_of(const float* x, int64_t count, const Function& f) {
   return mtp_ext::sum(sums[0]);
 }
 
-// Seconds that body(thread) takes on all threads at once, the best of kTries.
+// Seconds that body(thread) takes on all threads at once, the best of kTries. An untimed one goes before: each thread
+// compiles its matrix products when it first needs them.
 template <typename Body>
 double best_seconds(int64_t threads, const Body& body) {
   double best = 1e9;
-  for (int64_t i = 0; i < kTries; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    std::vector<std::thread> others;
-    for (int64_t thread = 1; thread < threads; ++thread) others.emplace_back(body, thread);
-    body(0);
-    for (std::thread& other : others) other.join();
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
+  std::atomic<int64_t> arrivals{0};
+  const auto meet = [&](int64_t meetings) {
+    for (++arrivals; arrivals < meetings * threads;) std::this_thread::yield();
+  };
+  const auto work = [&](int64_t thread) {
+    body(thread);
+    for (int64_t i = 0; i < kTries; ++i) {
+      meet(2 * i + 1);
+      const auto start = std::chrono::steady_clock::now();
+      body(thread);
+      meet(2 * i + 2);
+      const auto end = std::chrono::steady_clock::now();
+      if (thread == 0) best = std::min(best, std::chrono::duration<double>(end - start).count());
+    }
+  };
+  std::vector<std::thread> others;
+  for (int64_t thread = 1; thread < threads; ++thread) others.emplace_back(work, thread);
+  work(0);
+  for (std::thread& other : others) other.join();
   return best;
+}
+
+double bytes_per_second(int64_t threads) {
+  const std::vector<float> memory(threads * kMemoryFloats, 1.0f);
+  std::vector<float> sums(threads * kApart);
+  const double seconds = best_seconds(threads, [&](int64_t thread) {
+    sums[thread * kApart] = sum_of(memory.data() + thread * kMemoryFloats, kMemoryFloats, [](Floats x) { return x; });
+  });
+  return sizeof(float) * static_cast<double>(memory.size()) / seconds;
+}
+
+double exponentials_per_second(int64_t threads) {
+  const std::vector<float> numbers(kCacheFloats, -0.5f);
+  std::vector<float> sums(threads * kApart);
+  const double seconds = best_seconds(threads, [&](int64_t thread) {
+    float total = 0;
+    for (int64_t i = 0; i < kRepeats; ++i) {
+      const Floats shift = mtp_ext::broadcast(total > 0 ? 0.25f : 0.5f);  // so that no repeat can be left out
+      total = sum_of(numbers.data(), kCacheFloats, [&](Floats x) { return mtp_ext::exp2(x + shift); });
+    }
+    sums[thread * kApart] += total;
+  });
+  return static_cast<double>(threads * kRepeats * kCacheFloats) / seconds;
+}
+
+// The two products of a block of attention, scores and weighted values, on packed operands that stay in the cache.
+template <typename operand_t>
+double operations_per_second(int64_t threads) {
+  const double seconds = best_seconds(threads, [&](int64_t) {
+    const std::vector<operand_t> rows(kRows * kKeys), packed(kKeys * kDim);
+    std::vector<float> product(kRows * kKeys);
+    for (int64_t i = 0; i < kProducts; ++i) {
+      mtp_ext::gemm({kRows, kKeys, kDim, kDim, kKeys, kKeys}, false, rows.data(), packed.data(), product.data());
+      mtp_ext::gemm({kRows, kDim, kKeys, kKeys, kDim, kDim}, true, rows.data(), packed.data(), product.data());
+    }
+    mtp_ext::gemm_done(std::is_same_v<operand_t, mtp_ext::bfloat16>);
+  });
+  return static_cast<double>(threads * kProducts * 4 * kRows * kKeys * kDim) / seconds;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  const int64_t threads = argc == 2 ? std::atoll(argv[1]) : 0;
-  if (threads < 1) {
-    std::fprintf(stderr, "usage: ceilings THREADS, at least 1\n");
-    return 2;
-  }
-  const std::vector<float> memory(threads * kMemoryFloats, 1.0f);
-  const std::vector<float> cached(kCacheFloats, -0.5f);
-  std::vector<float> results(threads * 64);  // a cache line apart; keeps the work from being optimized away
-
-  const double reading = best_seconds(threads, [&](int64_t thread) {
-    results[thread * 64] = sum_of(memory.data() + thread * kMemoryFloats, kMemoryFloats, [](Floats x) { return x; });
-  });
-  const double exponentials = best_seconds(threads, [&](int64_t thread) {
-    float total = 0;
-    for (int64_t i = 0; i < kRepeats; ++i) {
-      const Floats shift = mtp_ext::broadcast(total > 0 ? 0.25f : 0.5f);  // so that no repeat can be left out
-      total = sum_of(cached.data(), kCacheFloats, [&](Floats x) { return mtp_ext::exp2(x + shift); });
-    }
-    results[thread * 64] += total;
-  });
-
-  float check = 0;
-  for (const float result : results) check += result;
-  std::printf("%.6g %.6g\n", sizeof(float) * static_cast<double>(memory.size()) / reading,
-              check > 0 ? static_cast<double>(threads * kRepeats * kCacheFloats) / exponentials : 0.0);
+// rates [4]: bytes, exponentials, float32 operations and bfloat16 operations, in a second on `threads` threads. Where
+// this torch or CPU has no bfloat16 products, the kernels widen, and the float32 rate is theirs.
+extern "C" __attribute__((visibility("default"))) void measure_ceilings(int64_t threads, double* rates) {
+  rates[0] = bytes_per_second(threads);
+  rates[1] = exponentials_per_second(threads);
+  rates[2] = operations_per_second<float>(threads);
+  rates[3] = mtp_ext::has_bfloat16_gemm() ? operations_per_second<mtp_ext::bfloat16>(threads) : rates[2];
 }

@@ -1,5 +1,6 @@
 """What this machine could do at best, measured by ceilings.cpp."""
 
+import ctypes
 import os
 import subprocess
 import tempfile
@@ -14,26 +15,35 @@ _FLAGS = {
     "AVX2": ["-mavx2", "-mfma", "-mf16c"],
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
 }
-_SOURCE = Path(__file__).with_suffix(".cpp")
+_FOLDER = Path(__file__).parent
+_SOURCES = [_FOLDER / "ceilings.cpp", _FOLDER.parent / "csrc" / "cpu" / "gemm_tile.cpp"]
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Bytes read from memory, and exponentials computed, in a second, on some number of threads."""
+    """What some number of threads do in a second.
+
+    Attributes:
+        bytes_per_second: read from memory.
+        exponentials_per_second: of float32 numbers in a cache.
+        float32_operations_per_second, bfloat16_operations_per_second: of matrix products, two a multiply-add.
+    """
 
     bytes_per_second: float
     exponentials_per_second: float
+    float32_operations_per_second: float
+    bfloat16_operations_per_second: float
 
 
 @cache
-def _program() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
-    """The program, compiled for the loaded instruction set, and the folder that lives as long as it is needed."""
-    folder = tempfile.TemporaryDirectory()
-    program = Path(folder.name) / "ceilings"
+def _library() -> ctypes.CDLL:
+    """Compiled for the loaded instruction set, and loaded beside torch, whose matrix products it calls."""
     capability = _FLAGS.get(torch.backends.cpu.get_cpu_capability(), [])
-    flags = ["-std=c++17", "-O3", *capability, "-Wno-psabi", "-pthread"]
-    subprocess.run([os.environ.get("CXX", "c++"), *flags, str(_SOURCE), "-o", str(program)], check=True)
-    return program, folder
+    flags = ["-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread", *capability, "-Wno-psabi"]
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "ceilings.so"
+        subprocess.run([os.environ.get("CXX", "c++"), *flags, *_SOURCES, "-ldl", "-o", library], check=True)
+        return ctypes.CDLL(str(library))
 
 
 def measure(threads: int) -> Ceilings:
@@ -42,6 +52,6 @@ def measure(threads: int) -> Ceilings:
     Raises:
         FileNotFoundError, subprocess.CalledProcessError: no C++ compiler, or it failed.
     """
-    program, _ = _program()
-    done = subprocess.run([program, str(threads)], check=True, stdout=subprocess.PIPE, text=True)
-    return Ceilings(*map(float, done.stdout.split()))
+    rates = (ctypes.c_double * 4)()
+    _library().measure_ceilings(ctypes.c_int64(threads), rates)
+    return Ceilings(*rates)

@@ -6,13 +6,14 @@ from typing import Any
 
 import eager
 import torch
-from cases import BRANCH_SHAPES, LOGIT_SHAPES, Case
+from attention import DenseAttention, random_trees, siblings
+from cases import BRANCH_SHAPES, LOGIT_SHAPES, SIBLING_SHAPES, TREE_SHAPES, Case
+from round_robin import Call
 from torch import Tensor
 
 import mtp_ext
 from mtp_ext.testing import dense_case, peaked_logits
-
-Call = Callable[[], Any]
+from mtp_ext.testing_trees import TreeCase
 
 K = 5
 TOP_P = 0.99
@@ -26,9 +27,10 @@ class Job:
     Attributes:
         op: its name.
         inputs: the tensors that it reads.
-        exponentials: one a logit for the normalizers, one more where all of the mixture is wanted.
+        exponentials: one a logit for the normalizers, one more where all of the mixture is wanted; one a score.
         ours, eager: the calls.
         summary: what of a result must be equal, within rounding, for both.
+        operations: of matrix products, two a multiply-add.
     """
 
     op: str
@@ -37,6 +39,13 @@ class Job:
     ours: Call
     eager: Call
     summary: Callable[[Any], Tensor]
+    operations: int = 0
+
+
+def assert_agree(actual: Tensor, expected: Tensor) -> None:
+    """A wrong result has no speed. Two right ones of a 16-bit type are each off by half of its last digit."""
+    tolerance = max(1e-4, torch.finfo(expected.dtype).eps)
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def _branches(case: Case) -> tuple[Tensor, Tensor]:
@@ -112,11 +121,54 @@ def select_branches(case: Case) -> Job:
     )
 
 
-# Every op with the shapes that it is measured at.
-JOBS: dict[str, tuple[Callable[[Case], Job], tuple[tuple[int, ...], ...]]] = {
-    "marginalize": (marginalize, BRANCH_SHAPES),
-    "marginalize_topk": (marginalize_topk, BRANCH_SHAPES),
-    "marginalize_targets": (marginalize_targets, BRANCH_SHAPES),
-    "joint_topk": (joint_topk, BRANCH_SHAPES),
-    "select_branches": (select_branches, LOGIT_SHAPES),
+def tree_attention(case: Case) -> Job:
+    return attention_job("tree_attention", random_trees(case))
+
+
+def sibling_attention(case: Case) -> Job:
+    return attention_job("tree_attention of siblings", siblings(case))
+
+
+def attention_job(op: str, tree: TreeCase) -> Job:
+    """Keys, values and queries are read once; a node and a head have two products with each key that the node sees."""
+    dense = DenseAttention.of(tree)
+    rows = dense.mask.shape[-1]
+    inputs = (tree.query, tree.key, tree.value, tree.ancestors, tree.prefix_lengths)
+    scores = tree.query.shape[2] * int(dense.mask.sum())
+    return Job(
+        op=op,
+        inputs=(tree.query, tree.key[:, :rows], tree.value[:, :rows]),
+        exponentials=scores,
+        ours=lambda: mtp_ext.tree_attention(*inputs),
+        eager=dense.sdpa,
+        summary=_first,
+        operations=4 * tree.query.shape[-1] * scores,
+    )
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op and what it is measured at.
+
+    Attributes:
+        make_job: the op at work on a case.
+        shapes: of workloads.
+        tiny: a shape that leaves nothing to do but the call.
+        small: one that is enough for all threads to start and for all code to be loaded.
+    """
+
+    make_job: Callable[[Case], Job]
+    shapes: tuple[tuple[int, ...], ...]
+    tiny: tuple[int, ...] = (1, 2, 16)
+    small: tuple[int, ...] = (1, 2, 40000)
+
+
+JOBS: dict[str, Op] = {
+    "marginalize": Op(marginalize, BRANCH_SHAPES),
+    "marginalize_topk": Op(marginalize_topk, BRANCH_SHAPES),
+    "marginalize_targets": Op(marginalize_targets, BRANCH_SHAPES),
+    "joint_topk": Op(joint_topk, BRANCH_SHAPES),
+    "select_branches": Op(select_branches, LOGIT_SHAPES, (2, 16), (2, 40000)),
+    "tree_attention": Op(tree_attention, TREE_SHAPES, (1, 1, 1, 1, 1, 16), (1, 300, 64, 32, 8, 128)),
+    "tree_attention of siblings": Op(sibling_attention, SIBLING_SHAPES, (1, 1, 2, 1, 1, 16), (1, 300, 64, 9, 3, 64)),
 }

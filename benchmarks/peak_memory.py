@@ -25,7 +25,8 @@ if os.environ.get("MALLOC_MMAP_THRESHOLD_") is None:
 
 import torch
 from cases import Case, cases
-from jobs import JOBS, Call
+from jobs import JOBS
+from round_robin import Call
 
 
 def _status_bytes(field: str) -> int:
@@ -47,11 +48,10 @@ def _peak_bytes(call: Call) -> int:
 
 def _measure(arguments: tuple[str, Case, str]) -> int:
     op, case, variant = arguments
-    make_job, _ = JOBS[op]
+    make_job = JOBS[op].make_job
     torch.set_num_threads(case.threads)
     with torch.inference_mode():
-        # Enough columns for all threads to start and for every branch of the code to be loaded.
-        small = make_job(replace(case, shape=(*case.shape[:-2], 2, 40000)))
+        small = make_job(replace(case, shape=JOBS[op].small))
         getattr(small, variant)()
         del small
         return _peak_bytes(getattr(make_job(case), variant))
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("op", choices=JOBS)
     parser.add_argument("--smallest", action="store_true", help="only the smallest shape")
     options = parser.parse_args()
-    _, shapes = JOBS[options.op]
+    shapes = JOBS[options.op].shapes
     chosen = cases(shapes)[:1] if options.smallest else cases(shapes)
     # This process never starts torch's threads, so that its forks can.
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:

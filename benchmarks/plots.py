@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mode
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
-from records import Results, Timing
+from records import Results, Timing, rivals_of
 
 _COLORS = {"eager": "#4477AA", "compiled": "#EE6677", "reference": "#BBBBBB", "marginalize": "#228833"}
+_COLORS |= {"SDPA": "#4477AA", "flex_attention": "#EE6677", "vLLM chain": "#CCBB44", "ours": "black"}
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
@@ -17,6 +19,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
     for name, shown, plot in (
         ("speed.png", results.speed, _speed),
         ("ceilings.png", results.speed, _ceilings),
+        ("scaling.png", results.scaling, _scaling),
         ("overhead.png", results.overhead, _overhead),
         ("memory.png", results.memory, _memory),
     ):
@@ -38,16 +41,17 @@ def _panels(results: Results, title: str, panel: Callable[[Axes, list[Timing]], 
         axis.set_yticks(range(len(timings)), [timing.case for timing in timings], fontsize=7)
         axis.set_ylim(len(timings) - 0.5, -0.5)
         axis.grid(axis="both", alpha=0.3)
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4)
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4, columnspacing=1)
     figure.suptitle(title)
     return figure
 
 
 def _speed(results: Results) -> Figure:
     def panel(axis: Axes, timings: list[Timing]) -> None:
-        for rival in timings[0].rivals:
-            ratios = [timing.ratio(rival) for timing in timings]
-            axis.scatter(ratios, range(len(timings)), label=rival, color=_COLORS[rival], s=22, zorder=3)
+        for rival in rivals_of(timings):
+            places = [place for place, timing in enumerate(timings) if rival in timing.seconds]
+            ratios = [timings[place].ratio(rival) for place in places]
+            axis.scatter(ratios, places, label=rival, color=_COLORS[rival], s=22, zorder=3)
         axis.axvline(1, color="black", linewidth=1)
         axis.set_xscale("log")
         low, high = axis.get_xlim()
@@ -64,13 +68,40 @@ def _ceilings(results: Results) -> Figure:
         places = range(len(timings))
         memory = [100 * timing.memory_share for timing in timings]
         exponentials = [100 * timing.exponential_share for timing in timings]
-        axis.scatter(memory, places, label="memory bandwidth", color="#4477AA", s=22, zorder=3)
-        axis.scatter(exponentials, places, label="exponential rate", color="#EE6677", s=22, zorder=3)
+        axis.scatter(memory, places, label="bandwidth", color="#4477AA", s=22, zorder=3)
+        axis.scatter(exponentials, places, label="exp rate", color="#EE6677", s=22, zorder=3)
+        if any(timing.operations for timing in timings):
+            products = [100 * timing.matrix_share for timing in timings]
+            axis.scatter(products, places, label="matrix rate", color="#228833", s=22, zorder=3)
         axis.axvline(100, color="black", linewidth=1)
         axis.set_xlim(left=0)
         axis.set_xlabel("% of what this machine was measured to do")
 
     return _panels(results, "Share of the machine's ceilings (above 100 %: held by a cache)", panel)
+
+
+def _scaling(results: Results) -> Figure:
+    """Time against the nodes at the prefix that has most of them, and against the prefix likewise."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, grows, fixed, label in ((axes[0], 2, 1, "nodes"), (axes[1], 1, 2, "rows of prefix")):
+        common = mode(timing.shape[fixed] for timing in results.scaling)
+        shown = sorted((t for t in results.scaling if t.shape[fixed] == common), key=lambda t: t.shape[grows])
+        for variant in ["ours", *rivals_of(shown)]:
+            for dtype, line in (("float32", "--"), ("bfloat16", "-")):
+                sizes = [timing.shape[grows] for timing in shown if timing.dtype == dtype]
+                times = [1e3 * timing.seconds[variant] for timing in shown if timing.dtype == dtype]
+                axis.plot(sizes, times, line, marker="o", ms=4, color=_COLORS[variant], label=f"{variant} {dtype}")
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
+        axis.grid(alpha=0.3)
+        axis.set_xlabel(label)
+        axis.set_title(f"{common} {'rows of prefix' if grows == 2 else 'nodes'}")
+    axes[0].set_ylabel("ms a call, one thread")
+    axes[1].legend(fontsize=8)
+    figure.suptitle("tree_attention, 32 heads, 8 KV heads, head_dim 128")
+    return figure
 
 
 def _overhead(results: Results) -> Figure:

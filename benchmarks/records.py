@@ -19,6 +19,7 @@ class Timing:
     exponentials: int
     ceilings: dict[str, float]
     compile_seconds: float = 0.0
+    operations: int = 0
 
     @property
     def case(self) -> str:
@@ -42,6 +43,11 @@ class Timing:
         """Exponentials in a second, against the measured rate."""
         return self.exponentials / self.seconds["ours"] / self.ceilings["exponentials_per_second"]
 
+    @property
+    def matrix_share(self) -> float:
+        """Operations of matrix products in a second, against the measured rate of this dtype."""
+        return self.operations / self.seconds["ours"] / self.ceilings[f"{self.dtype}_operations_per_second"]
+
 
 @dataclass(frozen=True)
 class PeakMemory:
@@ -60,6 +66,7 @@ class Results:
 
     machine: dict[str, Any]
     speed: list[Timing]
+    scaling: list[Timing]
     overhead: list[Timing]
     memory: list[PeakMemory]
 
@@ -71,17 +78,23 @@ class Results:
         return ops
 
 
+def rivals_of(timings: list[Timing]) -> list[str]:
+    """All that took part in any of them."""
+    return list(dict.fromkeys(rival for timing in timings for rival in timing.rivals))
+
+
 def read(path: Path) -> Results:
     """Reads what `pytest benchmarks/bench_*.py --benchmark-json=PATH` wrote."""
     data = json.loads(path.read_text())
-    infos: dict[str, list[dict[str, Any]]] = {"speed": [], "overhead": [], "memory": []}
+    infos: dict[str, list[dict[str, Any]]] = {"speed": [], "scaling": [], "overhead": [], "memory": []}
     for benchmark in data["benchmarks"]:
         for info in benchmark["extra_info"]["records"]:
             infos[benchmark["group"]].append({**info, "shape": tuple(info["shape"])})
-    _keep_best_ceilings(infos["speed"])
+    _keep_best_ceilings(infos["speed"] + infos["scaling"])
     return Results(
         machine=data["machine_info"],
         speed=[Timing(**info) for info in infos["speed"]],
+        scaling=[Timing(**info) for info in infos["scaling"]],
         overhead=[Timing(**info) for info in infos["overhead"]],
         memory=[PeakMemory(**info) for info in infos["memory"]],
     )

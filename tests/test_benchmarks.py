@@ -34,7 +34,7 @@ def test_every_benchmark_runs(results: Path) -> None:
 
 def test_report_shows_every_op_and_draws(results: Path) -> None:
     text = run(FOLDER / "report.py", results)
-    for op in ("marginalize", "marginalize_topk", "joint_topk", "select_branches"):
+    for op in ("marginalize", "marginalize_topk", "joint_topk", "select_branches", "tree_attention"):
         assert f"## {op}\n" in text
-    for name in ("report.md", "speed.png", "ceilings.png", "overhead.png", "memory.png"):
+    for name in ("report.md", "speed.png", "ceilings.png", "scaling.png", "overhead.png", "memory.png"):
         assert (results.parent / name).stat().st_size > 0
