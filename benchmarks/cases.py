@@ -32,6 +32,10 @@ TREE_SHAPES = (
 SIBLING_SHAPES = ((1, 200, 850, 9, 3, 64),)
 NODES_GROW = tuple((1, 2048, nodes, 32, 8, 128) for nodes in (1, 2, 4, 8, 16, 32, 64))
 PREFIX_GROWS = tuple((1, prefix, 16, 32, 8, 128) for prefix in (512, 1024, 2048, 4096, 8192))
+# batch x nodes x vocabulary
+VERIFY_SHAPES = ((1, 64, 49152), (8, 64, 49152), (4, 32, 128256))
+# layers x batch x prefix x accepted nodes x kv_heads x head_dim: SmolLM2, and an 8B Llama
+COMMIT_SHAPES = ((30, 1, 512, 8, 3, 64), (30, 8, 512, 8, 3, 64), (32, 4, 512, 8, 8, 128))
 DTYPES = ("float32", "bfloat16")
 THREADS = (1, 2)
 

@@ -7,9 +7,10 @@ from typing import Any
 import eager
 import torch
 from attention import DenseAttention, random_trees, siblings
-from cases import BRANCH_SHAPES, LOGIT_SHAPES, SIBLING_SHAPES, TREE_SHAPES, Case
+from cases import BRANCH_SHAPES, COMMIT_SHAPES, LOGIT_SHAPES, SIBLING_SHAPES, TREE_SHAPES, VERIFY_SHAPES, Case
 from round_robin import Call
 from torch import Tensor
+from verification import Commit, Verification
 
 import mtp_ext
 from mtp_ext.testing import dense_case, peaked_logits
@@ -18,6 +19,7 @@ from mtp_ext.testing_trees import TreeCase
 K = 5
 TOP_P = 0.99
 MAX_BRANCHES = 1024
+VERIFY_TOP_P = 0.9
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,46 @@ def attention_job(op: str, tree: TreeCase) -> Job:
     )
 
 
+def verify_greedy(case: Case) -> Job:
+    work = Verification.of(case)
+    return Job(
+        op="verify_greedy",
+        inputs=(work.rows_read(work.eager_greedy()),),
+        exponentials=0,
+        ours=lambda: mtp_ext.verify_greedy(work.tree, work.logits),
+        eager=work.eager_greedy,
+        summary=lambda result: result.nodes.float(),
+    )
+
+
+def verify_sampling(case: Case) -> Job:
+    work = Verification.of(case)
+    rows = work.rows_read(work.eager_sampling_of_visited(VERIFY_TOP_P))
+    return Job(
+        op="verify_sampling",
+        inputs=(rows,),
+        exponentials=rows.numel(),
+        ours=lambda: mtp_ext.verify_sampling(
+            work.tree, work.logits, work.uniforms, method="target_only", top_p=VERIFY_TOP_P
+        ),
+        eager=lambda: work.eager_sampling(VERIFY_TOP_P),
+        summary=lambda result: result.nodes.float(),
+    )
+
+
+def commit_(case: Case) -> Job:
+    work = Commit.of(case)
+    moved = work.moved()
+    return Job(
+        op="commit_",
+        inputs=(moved, moved),  # read and written
+        exponentials=0,
+        ours=work.ours,
+        eager=work.eager,
+        summary=lambda lengths: lengths.float(),
+    )
+
+
 @dataclass(frozen=True)
 class Op:
     """An op and what it is measured at.
@@ -169,6 +211,9 @@ JOBS: dict[str, Op] = {
     "marginalize_targets": Op(marginalize_targets, BRANCH_SHAPES),
     "joint_topk": Op(joint_topk, BRANCH_SHAPES),
     "select_branches": Op(select_branches, LOGIT_SHAPES, (2, 16), (2, 40000)),
+    "verify_greedy": Op(verify_greedy, VERIFY_SHAPES, (1, 1, 16), (1, 1, 40000)),
+    "verify_sampling": Op(verify_sampling, VERIFY_SHAPES, (1, 1, 16), (1, 1, 40000)),
+    "commit_": Op(commit_, COMMIT_SHAPES, (1, 1, 1, 1, 1, 16), (4, 1, 1, 300, 8, 128)),
     "tree_attention": Op(tree_attention, TREE_SHAPES, (1, 1, 1, 1, 1, 16), (1, 300, 64, 32, 8, 128)),
     "tree_attention of siblings": Op(sibling_attention, SIBLING_SHAPES, (1, 1, 2, 1, 1, 16), (1, 300, 64, 9, 3, 64)),
 }
