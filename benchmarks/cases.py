@@ -36,6 +36,20 @@ PREFIX_GROWS = tuple((1, prefix, 16, 32, 8, 128) for prefix in (512, 1024, 2048,
 VERIFY_SHAPES = ((1, 64, 49152), (8, 64, 49152), (4, 32, 128256))
 # layers x batch x prefix x accepted nodes x kv_heads x head_dim: SmolLM2, and an 8B Llama
 COMMIT_SHAPES = ((30, 1, 512, 8, 3, 64), (30, 8, 512, 8, 3, 64), (32, 4, 512, 8, 8, 128))
+# rows x inputs x outputs: a layer of SmolLM2 (135M) for one token, two matrices of its MLP and its head for trees, and
+# a matrix of an MLP of Llama 2 (7B). The dtype is what the weights are stored in.
+LINEAR_SHAPES = (
+    (1, 576, 576),
+    (1, 576, 1536),
+    (4, 576, 1536),
+    (16, 1536, 576),
+    (1, 576, 49152),
+    (4, 576, 49152),
+    (16, 576, 49152),
+    (1, 4096, 11008),
+    (8, 4096, 11008),
+)
+HEAD_SHAPES = ((1, 576, 49152), (16, 576, 49152))
 DTYPES = ("float32", "bfloat16")
 THREADS = (1, 2)
 

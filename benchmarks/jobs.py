@@ -1,13 +1,24 @@
 """Each op at work on one case: the same input for our kernel and for eager PyTorch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import eager
 import torch
 from attention import DenseAttention, random_trees, siblings
-from cases import BRANCH_SHAPES, COMMIT_SHAPES, LOGIT_SHAPES, SIBLING_SHAPES, TREE_SHAPES, VERIFY_SHAPES, Case
+from cases import (
+    BRANCH_SHAPES,
+    COMMIT_SHAPES,
+    HEAD_SHAPES,
+    LINEAR_SHAPES,
+    LOGIT_SHAPES,
+    SIBLING_SHAPES,
+    TREE_SHAPES,
+    VERIFY_SHAPES,
+    Case,
+)
 from round_robin import Call
 from torch import Tensor
 from verification import Commit, Verification
@@ -188,6 +199,48 @@ def commit_(case: Case) -> Job:
     )
 
 
+def linear_weights(case: Case) -> list[Tensor]:
+    """float32 weights [out, in] of bfloat16 numbers: copies of one, together more than any cache, since a model comes
+    back to a layer only after all others."""
+    _, in_features, out_features = case.shape
+    weight = torch.randn(out_features, in_features, generator=torch.Generator().manual_seed(0)) * in_features**-0.5
+    weight = weight.bfloat16().float()
+    return [weight.clone() for _ in range(min(max(2, (64 << 20) // weight.nbytes), 64))]
+
+
+def _linear(case: Case) -> tuple[Tensor, Iterator[mtp_ext.PackedLinear], Iterator[Tensor], Tensor]:
+    """x, our weights and torch's in turn, and the panels of one."""
+    x = torch.randn(case.shape[0], case.shape[1], generator=torch.Generator().manual_seed(1))
+    weights = linear_weights(case)
+    packed = [mtp_ext.pack_linear(weight, case.torch_dtype) for weight in weights]
+    return x, cycle(packed), cycle(weights), packed[0].panels
+
+
+def skinny_linear(case: Case) -> Job:
+    """Eager PyTorch has no product of bfloat16 weights in float32 arithmetic: it reads float32 ones."""
+    x, packed, weights, panels = _linear(case)
+    return Job(
+        op="skinny_linear",
+        inputs=(x, panels),
+        exponentials=0,
+        ours=lambda: mtp_ext.skinny_linear(x, next(packed)),
+        eager=lambda: torch.nn.functional.linear(x, next(weights)),
+        summary=_first,
+    )
+
+
+def skinny_linear_topk(case: Case) -> Job:
+    x, packed, weights, panels = _linear(case)
+    return Job(
+        op="skinny_linear_topk",
+        inputs=(x, panels),
+        exponentials=0,
+        ours=lambda: mtp_ext.skinny_linear_topk(x, next(packed), k=K),
+        eager=lambda: torch.nn.functional.linear(x, next(weights)).topk(K),
+        summary=_first,
+    )
+
+
 @dataclass(frozen=True)
 class Op:
     """An op and what it is measured at.
@@ -216,4 +269,6 @@ JOBS: dict[str, Op] = {
     "commit_": Op(commit_, COMMIT_SHAPES, (1, 1, 1, 1, 1, 16), (4, 1, 1, 300, 8, 128)),
     "tree_attention": Op(tree_attention, TREE_SHAPES, (1, 1, 1, 1, 1, 16), (1, 300, 64, 32, 8, 128)),
     "tree_attention of siblings": Op(sibling_attention, SIBLING_SHAPES, (1, 1, 2, 1, 1, 16), (1, 300, 64, 9, 3, 64)),
+    "skinny_linear": Op(skinny_linear, LINEAR_SHAPES),
+    "skinny_linear_topk": Op(skinny_linear_topk, HEAD_SHAPES),
 }

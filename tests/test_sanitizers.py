@@ -24,6 +24,7 @@ SOURCES = {
         "csrc/cpu/normalizer_kernel.cpp",
         "csrc/cpu/select_branches_kernel.cpp",
     ],
+    "skinny_linear": ["tests/sanitize/skinny_linear.cpp", "csrc/cpu/skinny_linear_kernel.cpp"],
     "tree_attention": [
         "tests/sanitize/tree_attention.cpp",
         "csrc/cpu/gemm_tile.cpp",

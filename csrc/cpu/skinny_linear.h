@@ -46,16 +46,19 @@ template <typename scalar_t>
 void interleave_rows(const scalar_t* x, int64_t row_stride, const LinearShape& shape, float* out);
 
 // The outputs [rows of the block, kPanel] of one panel for the row_block-th kRowBlock rows.
-template <typename scalar_t>
-void multiply_panel(const float* interleaved_x, const scalar_t* panel, const LinearShape& shape, int64_t row_block,
+void multiply_panel(const float* interleaved_x, const float* panel, const LinearShape& shape, int64_t row_block,
+                    float* out);
+void multiply_panel(const float* interleaved_x, const bfloat16* panel, const LinearShape& shape, int64_t row_block,
                     float* out);
 
 // Rows of x rounded to bfloat16: [rows, even_in], the last column a zero where `in` is odd.
 template <typename scalar_t>
 void round_rows(const scalar_t* x, int64_t row_stride, const LinearShape& shape, bfloat16* out);
 
-// The same product from rounded rows, by bfloat16 dot products; only where has_bfloat16_gemm().
-void multiply_rounded(const bfloat16* rounded_x, const bfloat16* panel, const LinearShape& shape, int64_t row_block,
-                      float* out);
+// The product of rounded rows, whose pairs are interleaved as 32-bit words, by bfloat16 dot products summed in float32;
+// only where has_bfloat16_dots().
+bool has_bfloat16_dots();
+void multiply_rounded(const float* interleaved_pairs, const bfloat16* panel, const LinearShape& shape,
+                      int64_t row_block, float* out);
 
 }  // namespace mtp_ext

@@ -1,7 +1,5 @@
 #include "skinny_linear_call.h"
 
-#include "gemm_tile.h"
-
 namespace mtp_ext {
 namespace {
 
@@ -46,28 +44,35 @@ LinearCall::LinearCall(const char* op, const Tensor& x, const Tensor& panels, co
 }
 
 void LinearCall::prepare(const Tensor& x, bool bfloat16_arithmetic) {
-  if (bfloat16_arithmetic) {
-    rounded_.reset(new bfloat16[shape_.rows * shape_.even_in()]);
-    with_rows(x, [&](const auto* rows) { round_rows(rows, x.stride(0), shape_, rounded_.get()); });
-    if (has_bfloat16_gemm()) return;
+  if (!bfloat16_arithmetic) {
+    return with_rows(x, [&](const auto* rows) { interleave(rows, x.stride(0), shape_); });
   }
-  interleaved_.reset(new float[interleaved_size(shape_)]);
-  if (bfloat16_arithmetic) {
-    interleave_rows(rounded_.get(), shape_.even_in(), shape_, interleaved_.get());
+  const std::unique_ptr<bfloat16[]> rounded(new bfloat16[shape_.rows * shape_.even_in()]);
+  with_rows(x, [&](const auto* rows) { round_rows(rows, x.stride(0), shape_, rounded.get()); });
+  pairs_ = has_bfloat16_dots();
+  if (pairs_) {
+    const int64_t words = shape_.even_in() / 2;
+    interleave(reinterpret_cast<const float*>(rounded.get()), words, {shape_.rows, words, shape_.out});
   } else {
-    with_rows(x, [&](const auto* rows) { interleave_rows(rows, x.stride(0), shape_, interleaved_.get()); });
+    interleave(rounded.get(), shape_.even_in(), shape_);
   }
 }
 
+template <typename scalar_t>
+void LinearCall::interleave(const scalar_t* rows, int64_t row_stride, const LinearShape& shape) {
+  x_.reset(new float[interleaved_size(shape)]);
+  interleave_rows(rows, row_stride, shape, x_.get());
+}
+
 void LinearCall::outputs(int64_t panel, int64_t row_block, float* out) const {
+  const auto* numbers = static_cast<const float*>(panels_);
   const auto* pairs = static_cast<const bfloat16*>(panels_);
-  if (!interleaved_) {
-    multiply_rounded(rounded_.get(), panel_at(pairs, shape_, panel), shape_, row_block, out);
-  } else if (float32_panels_) {
-    const auto* numbers = static_cast<const float*>(panels_);
-    multiply_panel(interleaved_.get(), panel_at(numbers, shape_, panel), shape_, row_block, out);
+  if (float32_panels_) {
+    multiply_panel(x_.get(), panel_at(numbers, shape_, panel), shape_, row_block, out);
+  } else if (pairs_) {
+    multiply_rounded(x_.get(), panel_at(pairs, shape_, panel), shape_, row_block, out);
   } else {
-    multiply_panel(interleaved_.get(), panel_at(pairs, shape_, panel), shape_, row_block, out);
+    multiply_panel(x_.get(), panel_at(pairs, shape_, panel), shape_, row_block, out);
   }
   if (!bias_) return;
   for (int64_t row = 0; row < shape_.block_rows(row_block); ++row) {

@@ -26,13 +26,15 @@ class LinearCall {
 
  private:
   void prepare(const Tensor& x, bool bfloat16_arithmetic);
+  template <typename scalar_t>
+  void interleave(const scalar_t* rows, int64_t row_stride, const LinearShape& shape);
 
   LinearShape shape_;
   const void* panels_;
   bool float32_panels_;
   const float* bias_;
-  std::unique_ptr<float[]> interleaved_;  // or
-  std::unique_ptr<bfloat16[]> rounded_;
+  std::unique_ptr<float[]> x_;  // interleaved: its numbers, or
+  bool pairs_ = false;          // its pairs of bfloat16
 };
 
 }  // namespace mtp_ext

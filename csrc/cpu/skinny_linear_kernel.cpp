@@ -1,7 +1,7 @@
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
-#include "gemm_tile.h"
 #include "key_block.h"
 #include "simd.h"
 #include "skinny_linear.h"
@@ -41,62 +41,93 @@ class Prefetcher {
 };
 
 template <int64_t kRows>
-inline void add_products(const Floats (&weight)[kVectors], const float* x, Floats (&sums)[kRows][kVectors]) {
+using Sums = Floats[kRows][kVectors];
+
+template <int64_t kRows>
+inline void add_products(const Floats (&weight)[kVectors], const float* x, Sums<kRows>& sums) {
   for (int64_t row = 0; row < kRows; ++row) {
     const Floats number = broadcast(x[row]);
     for (int64_t v = 0; v < kVectors; ++v) sums[row][v] = fma(number, weight[v], sums[row][v]);
   }
 }
 
-template <int64_t kRows>
-inline void add_inputs(const float* panel, int64_t inputs, const float* x, int64_t stride, Prefetcher ahead,
-                       Floats (&sums)[kRows][kVectors]) {
-#pragma GCC unroll 4
-  for (int64_t i = 0; i < inputs; ++i) {
-    ahead.two_lines();
+// Three ways to use a panel. Its 32-bit words, kPanel for each step, are a float32 weight or two of bfloat16; `x` are
+// the rows' words for that step.
+
+struct Float32Weights {
+  static constexpr int64_t kInputs = 1;  // a step
+  static constexpr int64_t kXWords = 1;
+
+  template <int64_t kRows>
+  static void step(const float* words, const float* x, int64_t, Sums<kRows>& sums) {
     Floats weight[kVectors];
-    for (int64_t v = 0; v < kVectors; ++v) weight[v] = load(panel + v * kLanes);
+    for (int64_t v = 0; v < kVectors; ++v) weight[v] = load(words + v * kLanes);
     add_products(weight, x, sums);
-    panel += kPanel;
-    x += stride;
   }
-}
+};
 
-// A word holds the weights of an even and an odd input.
-template <int64_t kRows>
-inline void add_inputs(const bfloat16* panel, int64_t inputs, const float* x, int64_t stride, Prefetcher ahead,
-                       Floats (&sums)[kRows][kVectors]) {
-  const auto widen = [&](Floats(&even)[kVectors], Floats(&odd)[kVectors]) {
+struct WidenedWeights {
+  static constexpr int64_t kInputs = 2;
+  static constexpr int64_t kXWords = 2;
+
+  template <int64_t kRows>
+  static void step(const float* words, const float* x, int64_t stride, Sums<kRows>& sums) {
+    last_step(words, x, sums);
+    Floats odd[kVectors];
     for (int64_t v = 0; v < kVectors; ++v) {
-      Integers words;
-      std::memcpy(&words, panel + 2 * v * kLanes, sizeof(words));
-      even[v] = (Floats)(words << 16);
-      odd[v] = (Floats)(words & static_cast<int32_t>(0xffff0000));
+      odd[v] = (Floats)((Integers)load(words + v * kLanes) & static_cast<int32_t>(0xffff0000));
     }
-  };
-  Floats even[kVectors], odd[kVectors];
-#pragma GCC unroll 2
-  for (int64_t i = 0; i + 2 <= inputs; i += 2) {
-    ahead.two_lines();
-    widen(even, odd);
-    add_products(even, x, sums);
     add_products(odd, x + stride, sums);
-    panel += 2 * kPanel;
-    x += 2 * stride;
   }
-  if (inputs % 2) {
-    widen(even, odd);
+
+  // Of an odd number of inputs: there is no second x.
+  template <int64_t kRows>
+  static void last_step(const float* words, const float* x, Sums<kRows>& sums) {
+    Floats even[kVectors];
+    for (int64_t v = 0; v < kVectors; ++v) even[v] = (Floats)((Integers)load(words + v * kLanes) << 16);
     add_products(even, x, sums);
   }
-}
+};
 
-template <int64_t kRows, typename scalar_t>
-void add_block(const scalar_t* panel, int64_t inputs, const float* x, int64_t stride, const Prefetcher& ahead,
+#if defined(__AVX512F__)
+// x in pairs, too. Assembly, since this library also serves processors without vdpbf16ps: has_bfloat16_dots() asks.
+struct BFloat16Dots {
+  static constexpr int64_t kInputs = 2;
+  static constexpr int64_t kXWords = 1;
+
+  template <int64_t kRows>
+  static void step(const float* words, const float* x, int64_t, Sums<kRows>& sums) {
+    Floats weight[kVectors];
+    for (int64_t v = 0; v < kVectors; ++v) weight[v] = load(words + v * kLanes);
+    for (int64_t row = 0; row < kRows; ++row) {
+      const Floats pair = _mm512_set1_ps(x[row]);
+      for (int64_t v = 0; v < kVectors; ++v) {
+        asm("vdpbf16ps %2, %1, %0" : "+v"(sums[row][v]) : "v"(pair), "v"(weight[v]));
+      }
+    }
+  }
+};
+#endif
+
+template <int64_t kRows, typename Weights>
+void add_block(const float* words, int64_t inputs, const float* x, int64_t stride, const Prefetcher& prefetcher,
                float* out) {
-  constexpr int64_t kNumbersPerColumn = sizeof(scalar_t) == 2 ? 2 : 1;
   for (int64_t column = 0; column < kPanel; column += kTileColumns) {
-    Floats sums[kRows][kVectors] = {};
-    add_inputs<kRows>(panel + column * kNumbersPerColumn, inputs, x, stride, ahead, sums);
+    Sums<kRows> sums = {};
+    Prefetcher ahead = prefetcher;
+    const float* weights = words + column;
+    const float* numbers = x;
+    int64_t i = 0;
+#pragma GCC unroll 4
+    for (; i + Weights::kInputs <= inputs; i += Weights::kInputs) {
+      ahead.two_lines();
+      Weights::template step<kRows>(weights, numbers, stride, sums);
+      weights += kPanel;
+      numbers += Weights::kXWords * stride;
+    }
+    if constexpr (std::is_same_v<Weights, WidenedWeights>) {
+      if (i < inputs) Weights::template last_step<kRows>(weights, numbers, sums);
+    }
     for (int64_t row = 0; row < kRows; ++row) {
       for (int64_t v = 0; v < kVectors; ++v) {
         float* total = out + row * kPanel + column + v * kLanes;
@@ -106,11 +137,11 @@ void add_block(const scalar_t* panel, int64_t inputs, const float* x, int64_t st
   }
 }
 
-template <int64_t kRows, typename scalar_t>
-void add_rows(int64_t rows, const scalar_t* panel, int64_t inputs, const float* x, int64_t stride,
-              const Prefetcher& ahead, float* out) {
-  if (rows == kRows) return add_block<kRows>(panel, inputs, x, stride, ahead, out);
-  if constexpr (kRows > 1) add_rows<kRows - 1>(rows, panel, inputs, x, stride, ahead, out);
+template <int64_t kRows, typename Weights>
+void add_rows(int64_t rows, const float* words, int64_t inputs, const float* x, int64_t stride,
+              const Prefetcher& prefetcher, float* out) {
+  if (rows == kRows) return add_block<kRows, Weights>(words, inputs, x, stride, prefetcher, out);
+  if constexpr (kRows > 1) add_rows<kRows - 1, Weights>(rows, words, inputs, x, stride, prefetcher, out);
 }
 
 // What a group takes of which this many rows are left.
@@ -144,23 +175,54 @@ void interleave_rows(const scalar_t* x, int64_t row_stride, const LinearShape& s
   }
 }
 
-template <typename scalar_t>
-void multiply_panel(const float* x, const scalar_t* panel, const LinearShape& s, int64_t row_block, float* out) {
+namespace {
+
+// x_words: of the rows' inputs or pairs of inputs.
+template <typename Weights>
+void multiply(const float* x, int64_t x_words, const float* words, int64_t inputs, const LinearShape& s,
+              int64_t row_block, float* out) {
+  constexpr int64_t kBlockSteps = kBlockInputs / Weights::kInputs;
   const int64_t begin = row_block * kRowBlock, rows = s.block_rows(row_block);
   const int64_t tiles = ceil_div(rows, kTileRows);
   std::fill_n(out, rows * kPanel, 0.0f);
-  for (int64_t input = 0; input < s.in; input += kBlockInputs) {
-    const int64_t inputs = std::min(kBlockInputs, s.in - input);
-    const scalar_t* block = panel + input * kPanel;
+  for (int64_t step = 0; step * Weights::kInputs < inputs; step += kBlockSteps) {
+    const float* block = words + step * kPanel;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t row = tile * kTileRows, group = (begin + row) / kRowGroup * kRowGroup;
       const int64_t stride = interleaved_rows(s.rows - group);
-      const float* numbers = x + group * s.in + input * stride + (begin + row - group);
-      const Prefetcher ahead(block, inputs * kPanel * sizeof(scalar_t), tile, tiles);
-      add_rows<kTileRows>(std::min(kTileRows, rows - row), block, inputs, numbers, stride, ahead, out + row * kPanel);
+      const float* numbers = x + group * x_words + step * Weights::kXWords * stride + (begin + row - group);
+      add_rows<kTileRows, Weights>(
+          std::min(kTileRows, rows - row), block, std::min(kBlockInputs, inputs - step * Weights::kInputs), numbers,
+          stride, Prefetcher(block, kBlockSteps * kPanel * sizeof(float), tile, tiles), out + row * kPanel);
     }
   }
 }
+
+}  // namespace
+
+void multiply_panel(const float* x, const float* panel, const LinearShape& s, int64_t row_block, float* out) {
+  multiply<Float32Weights>(x, s.in, panel, s.in, s, row_block, out);
+}
+
+void multiply_panel(const float* x, const bfloat16* panel, const LinearShape& s, int64_t row_block, float* out) {
+  multiply<WidenedWeights>(x, s.in, reinterpret_cast<const float*>(panel), s.in, s, row_block, out);
+}
+
+#if defined(__AVX512F__)
+
+bool has_bfloat16_dots() { return __builtin_cpu_supports("avx512bf16"); }
+
+void multiply_rounded(const float* x, const bfloat16* panel, const LinearShape& s, int64_t row_block, float* out) {
+  multiply<BFloat16Dots>(x, s.even_in() / 2, reinterpret_cast<const float*>(panel), s.even_in(), s, row_block, out);
+}
+
+#else
+
+bool has_bfloat16_dots() { return false; }
+
+void multiply_rounded(const float*, const bfloat16*, const LinearShape&, int64_t, float*) {}
+
+#endif
 
 template <typename scalar_t>
 void round_rows(const scalar_t* x, int64_t row_stride, const LinearShape& s, bfloat16* out) {
@@ -171,23 +233,8 @@ void round_rows(const scalar_t* x, int64_t row_stride, const LinearShape& s, bfl
   }
 }
 
-void multiply_rounded(const bfloat16* x, const bfloat16* panel, const LinearShape& s, int64_t row_block, float* out) {
-  const int64_t rows = s.block_rows(row_block);
-  float sums[kRowBlock * kPanel];
-  std::fill_n(out, rows * kPanel, 0.0f);
-  for (int64_t input = 0; input < s.in; input += kBlockInputs) {
-    const int64_t inputs = std::min(kBlockInputs, s.even_in() - input);
-    gemm({rows, kPanel, inputs, s.even_in(), kPanel, kPanel}, false, x + row_block * kRowBlock * s.even_in() + input,
-         panel + input * kPanel, sums);
-    for (int64_t i = 0; i < rows * kPanel; ++i) out[i] += sums[i];
-  }
-  gemm_done(true);
-}
-
 template void interleave_rows(const float*, int64_t, const LinearShape&, float*);
 template void interleave_rows(const bfloat16*, int64_t, const LinearShape&, float*);
-template void multiply_panel(const float*, const float*, const LinearShape&, int64_t, float*);
-template void multiply_panel(const float*, const bfloat16*, const LinearShape&, int64_t, float*);
 template void round_rows(const float*, int64_t, const LinearShape&, bfloat16*);
 template void round_rows(const bfloat16*, int64_t, const LinearShape&, bfloat16*);
 
