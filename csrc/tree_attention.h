@@ -1,7 +1,7 @@
 // Attention of a tree's nodes over a shared prefix and over their own ancestors:
 //   score[n, r] = cap(scale * q[n] . k[r])                    r: logical row of the cache; prefix + j holds node j
 //   out[n] = sum_r softmax(score[n])[r] * v[r],   lse[n] = log sum_r exp(score[n, r]) (+ the sink's logit)
-// over the rows r that node n sees: prefix rows from `start` on and its ancestors, both within the window.
+// over the rows r that node n sees: of the prefix and of its ancestors, from row `start` on and within the window.
 // query [batch, nodes, heads, head_dim]; key, value [batch, capacity, kv_heads, dim] or [page, page_size, kv_heads,
 // dim]; ancestors [batch, nodes, words]; out [batch, nodes, heads, value_dim] in the query's type; lse [batch, nodes,
 // heads].

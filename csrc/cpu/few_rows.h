@@ -11,8 +11,18 @@
 
 namespace mtp_ext {
 
-inline constexpr int64_t kFewRows = 8;  // up to here this is faster than packing
-inline constexpr int64_t kPrefetchedKeys = 32;
+inline constexpr int64_t kKeyStep = 16;  // keys that all heads go through before the next ones
+
+// Up to how many rows this is faster than packing; products of bfloat16 are twice as fast as those of float32.
+template <typename operand_t>
+constexpr bool takes_few_rows(int64_t rows) {
+  return rows <= (sizeof(operand_t) == sizeof(float) ? 16 : 8);
+}
+
+// `heads` KV heads with `rows` query rows each, against `keys` rows of the cache. Scores are [heads, rows, columns].
+struct FewRows {
+  int64_t heads, rows, keys, columns;
+};
 
 // A row of `dim` numbers as float32, whole pairs in the order of load_pair.
 template <typename scalar_t>
@@ -26,15 +36,32 @@ void widen_query(const scalar_t* source, int64_t dim, float* out) {
   for (; d < dim; ++d) out[d] = to_float(source[d]);
 }
 
-// scores[row * stride + i] = queries[row] . keys[i], for kRows rows and kKeys keys, sixteen products at most.
+// Calls body(first row, rows as a constant) for groups of at most four rows.
+template <typename Body>
+void for_row_groups(int64_t rows, Body&& body) {
+  int64_t row = 0;
+  for (; row + 4 <= rows; row += 4) body(row, std::integral_constant<int64_t, 4>{});
+  switch (rows - row) {
+    case 3:
+      return body(row, std::integral_constant<int64_t, 3>{});
+    case 2:
+      return body(row, std::integral_constant<int64_t, 2>{});
+    case 1:
+      return body(row, std::integral_constant<int64_t, 1>{});
+    default:
+      return;
+  }
+}
+
+// scores[row * stride + i] = queries[row] . (keys[i] + shift), for kRows rows and kKeys keys, sixteen products at most.
 template <int64_t kRows, int64_t kKeys, typename scalar_t>
-void dot_tile(const float* queries, int64_t query_stride, const scalar_t* const* keys, int64_t dim, float* scores,
-              int64_t stride) {
+void dot_tile(const float* queries, int64_t query_stride, const scalar_t* const* keys, int64_t shift, int64_t dim,
+              float* scores, int64_t stride) {
   Floats sums[kRows][kKeys] = {};
   int64_t d = 0;
   for (; d + 2 * kLanes <= dim; d += 2 * kLanes) {
     FloatsPair key[kKeys];
-    for (int64_t i = 0; i < kKeys; ++i) key[i] = load_pair(keys[i] + d);
+    for (int64_t i = 0; i < kKeys; ++i) key[i] = load_pair(keys[i] + shift + d);
     for (int64_t row = 0; row < kRows; ++row) {
       const Floats first = load(queries + row * query_stride + d);
       const Floats second = load(queries + row * query_stride + d + kLanes);
@@ -55,39 +82,53 @@ void dot_tile(const float* queries, int64_t query_stride, const scalar_t* const*
   for (int64_t row = 0; row < kRows; ++row) {
     for (int64_t i = 0; i < kKeys; ++i) {
       float total = totals[row * kKeys + i];
-      for (int64_t rest = d; rest < dim; ++rest) total += queries[row * query_stride + rest] * to_float(keys[i][rest]);
+      for (int64_t rest = d; rest < dim; ++rest) {
+        total += queries[row * query_stride + rest] * to_float(keys[i][shift + rest]);
+      }
       scores[row * stride + i] = total;
     }
   }
 }
 
-template <int64_t kRows, typename scalar_t>
-void dot_keys(const float* queries, int64_t query_stride, const scalar_t* const* keys, int64_t count, int64_t dim,
-              float* scores, int64_t stride) {
-  constexpr int64_t kKeys = kRows == 1 ? 16 : kRows == 2 ? 8 : 4;
-  int64_t i = 0;
-  for (; i + kKeys <= count; i += kKeys) {
-    for (int64_t next = i + kPrefetchedKeys; next < std::min(i + kPrefetchedKeys + kKeys, count); ++next) {
-      prefetch_row(keys[next], dim);
+// scores[head, row, i] = queries[head, row] . (keys[i] + head * head_stride).
+template <typename scalar_t>
+void dot_keys(const FewRows& shape, const float* queries, int64_t query_stride, const scalar_t* const* keys,
+              int64_t head_stride, int64_t dim, float* scores) {
+  for (int64_t first = 0; first < shape.keys; first += kKeyStep) {
+    const int64_t end = std::min(first + kKeyStep, shape.keys);
+    for (int64_t head = 0; head < shape.heads; ++head) {
+      const int64_t shift = head * head_stride;
+      for_row_groups(shape.rows, [&](int64_t row, auto rows) {
+        constexpr int64_t kRows = decltype(rows)::value;
+        constexpr int64_t kKeys = kRows == 1 ? 16 : kRows == 2 ? 8 : 4;
+        const float* query = queries + (head * shape.rows + row) * query_stride;
+        float* out = scores + (head * shape.rows + row) * shape.columns;
+        int64_t i = first;
+        for (; i + kKeys <= end; i += kKeys) {
+          for (int64_t next = i + kKeyStep; row == 0 && next < std::min(i + kKeyStep + kKeys, shape.keys); ++next) {
+            prefetch_row(keys[next] + shift, dim);
+          }
+          dot_tile<kRows, kKeys>(query, query_stride, keys + i, shift, dim, out + i, shape.columns);
+        }
+        for (; i < end; ++i) dot_tile<kRows, 1>(query, query_stride, keys + i, shift, dim, out + i, shape.columns);
+      });
     }
-    dot_tile<kRows, kKeys>(queries, query_stride, keys + i, dim, scores + i, stride);
   }
-  for (; i < count; ++i) dot_tile<kRows, 1>(queries, query_stride, keys + i, dim, scores + i, stride);
 }
 
-// out[row] += sum_i weights[row * stride + i] * values[i], for kRows rows.
+// out[row] += sum over `count` keys of weights[row * stride + i] * (values[i] + shift), for kRows rows.
 template <int64_t kRows, typename scalar_t>
-void add_values(const float* weights, int64_t stride, const scalar_t* const* values, int64_t count, int64_t dim,
-                float* out, int64_t out_stride) {
+void add_tile(const float* weights, int64_t stride, const scalar_t* const* values, int64_t shift, int64_t count,
+              int64_t known, int64_t dim, float* out, int64_t out_stride) {
   constexpr int64_t kPairs = 2;
   int64_t d = 0;
   const auto add_pairs = [&](auto pairs) {
     constexpr int64_t kCount = decltype(pairs)::value;
     FloatsPair sums[kRows][kCount] = {};
     for (int64_t i = 0; i < count; ++i) {
-      if (d == 0 && i + kPrefetchedKeys < count) prefetch_row(values[i + kPrefetchedKeys], dim);
+      if (d == 0 && i + kKeyStep < known) prefetch_row(values[i + kKeyStep] + shift, dim);
       FloatsPair value[kCount];
-      for (int64_t p = 0; p < kCount; ++p) value[p] = load_pair(values[i] + d + p * 2 * kLanes);
+      for (int64_t p = 0; p < kCount; ++p) value[p] = load_pair(values[i] + shift + d + p * 2 * kLanes);
       for (int64_t row = 0; row < kRows; ++row) {
         const Floats weight = broadcast(weights[row * stride + i]);
         for (int64_t p = 0; p < kCount; ++p) {
@@ -111,26 +152,27 @@ void add_values(const float* weights, int64_t stride, const scalar_t* const* val
   for (; d < dim; ++d) {
     for (int64_t row = 0; row < kRows; ++row) {
       float total = 0;
-      for (int64_t i = 0; i < count; ++i) total += weights[row * stride + i] * to_float(values[i][d]);
+      for (int64_t i = 0; i < count; ++i) total += weights[row * stride + i] * to_float(values[i][shift + d]);
       out[row * out_stride + d] += total;
     }
   }
 }
 
-// Calls body(first row, rows as a constant) for groups of at most four rows.
-template <typename Body>
-void for_row_groups(int64_t rows, Body&& body) {
-  int64_t row = 0;
-  for (; row + 4 <= rows; row += 4) body(row, std::integral_constant<int64_t, 4>{});
-  switch (rows - row) {
-    case 3:
-      return body(row, std::integral_constant<int64_t, 3>{});
-    case 2:
-      return body(row, std::integral_constant<int64_t, 2>{});
-    case 1:
-      return body(row, std::integral_constant<int64_t, 1>{});
-    default:
-      return;
+// out[head, row] += sum_i weights[head, row, i] * (values[i] + head * head_stride).
+template <typename scalar_t>
+void add_values(const FewRows& shape, const float* weights, const scalar_t* const* values, int64_t head_stride,
+                int64_t dim, float* out, int64_t out_stride) {
+  for (int64_t first = 0; first < shape.keys; first += kKeyStep) {
+    const int64_t count = std::min(kKeyStep, shape.keys - first);
+    for (int64_t head = 0; head < shape.heads; ++head) {
+      const int64_t shift = head * head_stride;
+      for_row_groups(shape.rows, [&](int64_t row, auto rows) {
+        const int64_t place = head * shape.rows + row;
+        add_tile<decltype(rows)::value>(weights + place * shape.columns + first, shape.columns, values + first, shift,
+                                        count, row == 0 ? shape.keys - first : 0, dim, out + place * out_stride,
+                                        out_stride);
+      });
+    }
   }
 }
 

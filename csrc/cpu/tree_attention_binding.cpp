@@ -12,6 +12,7 @@ namespace {
 
 constexpr const char* kOp = "tree_attention";
 constexpr int64_t kStateFloats = 1 << 20;  // of partial states in memory at a time: 4 MiB
+constexpr int64_t kTasksPerThread = 4;     // so that no thread waits long for the last one
 
 void check_ancestor_bits(const TreeAttention& a) {
   if (a.nodes % 64 == 0) return;
@@ -88,14 +89,29 @@ TreeAttention check_tree_attention(const Tensor& query, const Tensor& key, const
   return a;
 }
 
-// The tiles of all requests and KV heads, those of one request together.
+// The floats of a partial state: of the rows of one KV head and tile, against one part. It starts on a cache line.
+int64_t state_floats(const TreeAttention& a, int64_t nodes) {
+  const int64_t rows = nodes * a.group();
+  return rows * round_up(a.value_dim, 16) + 2 * round_up(rows, 16);
+}
+
+// The tiles of all requests, those of one request together. A tile takes several KV heads, so that whole rows of the
+// cache are read at once; but not so many that threads would idle or states fill the memory.
 std::vector<AttentionTile> make_tiles(const TreeAttention& a) {
-  std::vector<AttentionTile> tiles;
   const int64_t step = nodes_per_tile(a);
+  int64_t tasks = 0;  // of one KV head each
   for (int64_t b = 0; b < a.batch; ++b) {
-    for (int64_t head = 0; head < a.kv_heads; ++head) {
+    tasks += ceil_div(a.count(b), step) * part_count(a.prefix(b)) * a.kv_heads;
+  }
+  const int64_t for_threads = tasks / (kTasksPerThread * thread_count());
+  std::vector<AttentionTile> tiles;
+  for (int64_t b = 0; b < a.batch; ++b) {
+    const int64_t floats = state_floats(a, std::min(step, a.count(b))) * part_count(a.prefix(b));
+    const int64_t for_memory = kStateFloats / 2 / std::max<int64_t>(1, floats);
+    const int64_t heads = std::clamp<int64_t>(std::min(for_threads, for_memory), 1, a.kv_heads);
+    for (int64_t head = 0; head < a.kv_heads; head += heads) {
       for (int64_t node = 0; node < a.count(b); node += step) {
-        tiles.push_back({b, head, node, std::min(node + step, a.count(b))});
+        tiles.push_back({b, head, std::min(head + heads, a.kv_heads), node, std::min(node + step, a.count(b))});
       }
     }
   }
@@ -124,8 +140,7 @@ void run(TreeAttention a, const scalar_t* query, const scalar_t* key, const scal
     std::fill_n(lse + first, rows, -kInfinity);
   }
   const std::vector<AttentionTile> tiles = make_tiles(a);
-  const int64_t row_floats = round_up(a.value_dim, 16) + 2;
-  std::vector<float> memory;
+  Workspace memory;
   for (size_t first = 0; first < tiles.size();) {
     // As many tiles as fit: their parts run side by side, whatever the number of heads.
     struct Task {
@@ -141,25 +156,25 @@ void run(TreeAttention a, const scalar_t* query, const scalar_t* key, const scal
       for (int64_t part = 0; part < part_count(a.prefix(tile.b)); ++part) {
         tasks.push_back({last, part});
         offsets.push_back(floats);
-        floats += (tile.end - tile.begin) * a.group() * row_floats;
+        floats += (tile.head_end - tile.head_begin) * state_floats(a, tile.end - tile.begin);
       }
       ++last;
     }
-    memory.resize(floats);
+    float* state = memory.get<float>(floats);
     std::vector<std::vector<PartialState>> states(last - first);
     for (size_t i = 0; i < tasks.size(); ++i) {
       const AttentionTile& tile = tiles[tasks[i].tile];
-      const int64_t rows = (tile.end - tile.begin) * a.group();
-      float* state = memory.data() + offsets[i];
-      states[tasks[i].tile - first].push_back(
-          {state, state + rows * (row_floats - 2), state + rows * (row_floats - 1)});
+      const int64_t rows = (tile.head_end - tile.head_begin) * (tile.end - tile.begin) * a.group();
+      float* out_rows = state + offsets[i];
+      float* maximum = out_rows + rows * round_up(a.value_dim, 16);
+      states[tasks[i].tile - first].push_back({out_rows, maximum, maximum + rows});
     }
-    parallel_items(static_cast<int64_t>(tasks.size()), kGrain, [&](int64_t i) {
+    parallel_items_with<AttentionWorkspace>(static_cast<int64_t>(tasks.size()), [&](int64_t i, auto& workspace) {
       const Task& task = tasks[i];
       attend_part(a, query, key, value, depths.data(), tiles[task.tile], task.part,
-                  states[task.tile - first][task.part]);
+                  states[task.tile - first][task.part], workspace);
     });
-    parallel_items(static_cast<int64_t>(last - first), kTileRows * row_floats,
+    parallel_items(static_cast<int64_t>(last - first), kGrain,
                    [&](int64_t i) { merge_parts(a, tiles[first + i], states[i], out, lse); });
     first = last;
   }

@@ -1,9 +1,8 @@
-#include <memory>
 #include <type_traits>
 
 #include "few_rows.h"
 #include "gemm_tile.h"
-#include "key_block.h"
+#include "key_mask.h"
 #include "tree_attention.h"
 
 namespace mtp_ext {
@@ -12,58 +11,10 @@ namespace {
 constexpr int64_t kTreeBlock = 64;  // nodes, one word of ancestor bits: siblings see nothing outside their diagonal
 constexpr int64_t kLargestDim = 256;
 constexpr int64_t kColumnStep = 32;  // of the last, shorter block: products come in few sizes
-constexpr int64_t kMaskWords = kKeyBlock / 64;
+constexpr int64_t kFewKeys = 128;    // a block from the keys' side: the scores of all heads stay in the first cache
+constexpr int64_t kSparsePairs = 2;  // a node, on average: up to here pairs are faster than a product
 
-// Which keys of a block each node of a tile sees.
-class BlockMask {
- public:
-  explicit BlockMask(int64_t nodes) : words_(nodes * kMaskWords) {}
-
-  // Nodes see the keys low <= i < high of a block of `keys`.
-  void clear() {
-    std::fill(words_.begin(), words_.end(), 0);
-    first_ = static_cast<int64_t>(words_.size());
-    last_ = -1;
-    all_ = true;
-    std::fill_n(seen_, kMaskWords, 0);
-  }
-  void set_range(int64_t node, int64_t low, int64_t high, int64_t keys) {
-    for (int64_t w = 0; w < kMaskWords; ++w) {
-      set_word(node, w, ones(high - 64 * w) & ~ones(low - 64 * w), ones(keys - 64 * w));
-    }
-  }
-  // Word w of the block; `whole` has a bit for each of its keys.
-  void set_word(int64_t node, int64_t w, uint64_t word, uint64_t whole) {
-    words_[node * kMaskWords + w] = word;
-    all_ = all_ && word == whole;
-    if (!word) return;
-    seen_[w] |= word;
-    first_ = std::min(first_, node);
-    last_ = std::max(last_, node);
-  }
-  // Whether any node sees the key.
-  bool seen(int64_t key) const { return seen_[key / 64] >> key % 64 & 1; }
-  // The first and the last node that sees any of the keys.
-  int64_t first() const { return first_; }
-  int64_t last() const { return last_; }
-  bool all() const { return all_; }
-  uint32_t lanes(int64_t node, int64_t key) const {
-    return static_cast<uint32_t>(words_[node * kMaskWords + key / 64] >> key % 64) & kAllLanes;
-  }
-
-  static uint64_t ones(int64_t count) {  // the lowest `count` bits
-    return count <= 0 ? 0 : count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
-  }
-
- private:
-  std::vector<uint64_t> words_;
-  uint64_t seen_[kMaskWords] = {};
-  int64_t first_ = 0;
-  int64_t last_ = -1;
-  bool all_ = true;
-};
-
-// Rows r0 <= r < r0 + keys of the cache, multiplied `columns` >= keys at a time.
+// Rows first <= r < first + keys of the cache, multiplied `columns` >= keys at a time.
 struct KeyRange {
   int64_t first, keys, columns;
 };
@@ -72,7 +23,7 @@ template <typename scalar_t, typename operand_t>
 class TileAttention {
  public:
   TileAttention(const TreeAttention& attention, const scalar_t* key, const scalar_t* value, const int32_t* depths,
-                const AttentionTile& tile, const PartialState& state)
+                const AttentionTile& tile, const PartialState& state, AttentionWorkspace& workspace)
       : a_(attention),
         key_(key),
         value_(value),
@@ -83,33 +34,33 @@ class TileAttention {
         key_width_(words_of<operand_t>(attention.head_dim) * 4 / static_cast<int64_t>(sizeof(operand_t))),
         value_width_(round_up(attention.value_dim, 16)),
         mask_(tile.end - tile.begin),
-        queries_(new operand_t[rows_ * key_width_]),
-        scores_(new float[rows_ * kKeyBlock]) {
+        queries_(workspace.queries.get<operand_t>(heads() * rows_ * key_width_)),
+        scores_(workspace.scores.get<float>((few_rows() ? heads() * kFewKeys : kKeyBlock) * rows_)),
+        converted_(workspace.converted.get<operand_t>(kKeyBlock * (attention.head_dim + 1))) {
     if (!few_rows()) {
-      if (!std::is_same_v<operand_t, float>) weights_.reset(new operand_t[rows_ * kKeyBlock]);
-      keys_.reset(new operand_t[kKeyBlock * key_width_]);
-      values_.reset(new operand_t[kKeyBlock * value_width_]);
-      scratch_.reset(new operand_t[kKeyBlock * (attention.head_dim + 1)]);
+      if (!std::is_same_v<operand_t, float>) weights_ = workspace.weights.get<operand_t>(rows_ * kKeyBlock);
+      keys_ = workspace.keys.get<operand_t>(kKeyBlock * key_width_);
+      values_ = workspace.values.get<operand_t>(kKeyBlock * value_width_);
     }
-    std::fill_n(state.out, rows_ * value_width_, 0.0f);
-    std::fill_n(state.maximum, rows_, -kInfinity);
-    std::fill_n(state.sum, rows_, 0.0f);
+    std::fill_n(state.out, heads() * rows_ * value_width_, 0.0f);
+    std::fill_n(state.maximum, heads() * rows_, -kInfinity);
+    std::fill_n(state.sum, heads() * rows_, 0.0f);
   }
 
   void load_queries(const scalar_t* query) {
-    for (int64_t row = 0; row < rows_; ++row) {
-      const int64_t node = tile_.begin + row / a_.group();
-      const int64_t head = tile_.kv_head * a_.group() + row % a_.group();
+    for (int64_t row = 0; row < heads() * rows_; ++row) {
+      const int64_t node = tile_.begin + row % rows_ / a_.group();
+      const int64_t head = (tile_.head_begin + row / rows_) * a_.group() + row % a_.group();
       const scalar_t* source =
           query + tile_.b * a_.query_stride.batch + node * a_.query_stride.node + head * a_.query_stride.head;
-      operand_t* target = queries_.get() + row * key_width_;
+      operand_t* target = queries_ + row * key_width_;
       if constexpr (std::is_same_v<operand_t, float>) {
         if (few_rows()) {
           widen_query(source, a_.head_dim, target);
           continue;
         }
       }
-      const operand_t* operand = as_operand(source, a_.head_dim, scratch_.get());
+      const operand_t* operand = as_operand(source, a_.head_dim, converted_);
       std::copy(operand, operand + a_.head_dim, target);
       std::fill(target + a_.head_dim, target + key_width_, operand_t{});
     }
@@ -117,41 +68,75 @@ class TileAttention {
 
   // The part's share of the prefix.
   void attend_prefix(int64_t begin, int64_t end) {
-    for (int64_t first = begin; first < end; first += kKeyBlock) {
-      const int64_t keys = std::min(kKeyBlock, end - first);
-      mask_.clear();
+    begin = std::max(begin, first_visible());
+    const int64_t block = few_rows() ? kFewKeys : kKeyBlock;
+    for (int64_t first = begin; first < end; first += block) {
+      const int64_t keys = std::min(block, end - first);
+      mask_.clear(keys);
       for (int64_t i = 0; i < tile_.end - tile_.begin; ++i) {
         const int32_t depth = depths_[tile_.begin + i];
         int64_t low = a_.start(tile_.b);
         if (a_.window > 0) low = std::max(low, a_.prefix(tile_.b) + depth - a_.window + 1);
-        mask_.set_range(i, depth < 0 ? keys : low - first, keys, keys);
+        mask_.set_range(i, depth < 0 ? keys : low - first, keys);
       }
-      attend({first, keys, round_up(keys, kColumnStep)});
+      if (mask_.none()) continue;
+      const KeyRange range{first, keys, round_up(keys, kColumnStep)};
+      if (few_rows()) {
+        attend_few_rows(range, 0, heads());
+      } else {
+        for (int64_t head = 0; head < heads(); ++head) attend(range, head);
+      }
     }
   }
 
   // The nodes that the tile's nodes see.
   void attend_nodes() {
-    const int64_t block = a_.ancestors ? kTreeBlock : kKeyBlock;
+    const int64_t block = a_.ancestors ? kTreeBlock : few_rows() ? kFewKeys : kKeyBlock;
+    const int64_t hidden = a_.start(tile_.b) - a_.prefix(tile_.b);  // nodes before the first visible row
     for (int64_t first = 0; first < a_.count(tile_.b); first += block) {
       const int64_t keys = std::min(block, a_.count(tile_.b) - first);
-      mask_.clear();
+      mask_.clear(keys);
       for (int64_t i = 0; i < tile_.end - tile_.begin; ++i) {
         const int64_t node = tile_.begin + i;
         if (depths_[node] < 0) {
-          mask_.set_range(i, keys, keys, keys);
+          mask_.set_range(i, keys, keys);
         } else if (a_.ancestors) {
-          mask_.set_word(i, 0, ancestors_in_window(node, first / 64) & BlockMask::ones(keys), BlockMask::ones(keys));
+          const uint64_t shown = KeyMask::ones(keys) & ~KeyMask::ones(hidden - first);
+          mask_.set_word(i, 0, ancestors_in_window(node, first / 64) & shown);
         } else {
-          const int64_t low = a_.window > 0 ? node - a_.window + 1 : 0;
-          mask_.set_range(i, low - first, std::min(node + 1 - first, keys), keys);
+          const int64_t low = a_.window > 0 ? std::max(hidden, node - a_.window + 1) : hidden;
+          mask_.set_range(i, low - first, std::min(node + 1 - first, keys));
         }
       }
-      attend({a_.prefix(tile_.b) + first, keys, round_up(keys, kColumnStep)});
+      if (mask_.none()) continue;
+      const KeyRange range{a_.prefix(tile_.b) + first, keys, round_up(keys, kColumnStep)};
+      const bool sparse = a_.ancestors && mask_.pairs() <= kSparsePairs * (tile_.end - tile_.begin);
+      for (int64_t head = 0; head < heads(); ++head) {
+        if (few_rows()) {
+          attend_few_rows(range, head, head + 1);
+        } else if (sparse) {
+          attend_pairs(range, head);
+        } else {
+          attend(range, head);
+        }
+      }
     }
   }
 
  private:
+  int64_t heads() const { return tile_.head_end - tile_.head_begin; }
+  bool few_rows() const { return takes_few_rows<operand_t>(rows_); }
+
+  // The first row that any node sees.
+  int64_t first_visible() const {
+    int64_t first = a_.start(tile_.b);
+    if (a_.window > 0) {
+      const int32_t least = *std::min_element(depths_ + tile_.begin, depths_ + tile_.end);
+      first = std::max(first, a_.prefix(tile_.b) + std::max(least, 0) - a_.window + 1);
+    }
+    return std::max<int64_t>(first, 0);
+  }
+
   uint64_t ancestors_in_window(int64_t node, int64_t word) const {
     uint64_t bits = static_cast<uint64_t>(
         a_.ancestors[tile_.b * a_.ancestors_stride.batch + node * a_.ancestors_stride.node + word]);
@@ -163,70 +148,157 @@ class TileAttention {
     return bits;
   }
 
-  void attend(const KeyRange& range) {
-    if (mask_.last() < 0) return;
+  const scalar_t* key_row(int64_t row, int64_t head) const {
+    return key_ + a_.page(tile_.b, row) * a_.key_stride.page + a_.row(row) * a_.key_stride.row +
+           (tile_.head_begin + head) * a_.key_stride.head;
+  }
+  const scalar_t* value_row(int64_t row, int64_t head) const {
+    return value_ + a_.page(tile_.b, row) * a_.value_stride.page + a_.row(row) * a_.value_stride.row +
+           (tile_.head_begin + head) * a_.value_stride.head;
+  }
+
+  // Where the block's keys and values lie.
+  void gather(const KeyRange& range, int64_t head) {
     static const scalar_t kZeros[kLargestDim] = {};  // for a value that nobody sees and that may be NaN: 0 * NaN is NaN
-    const scalar_t* key_rows[kKeyBlock];
-    const scalar_t* value_rows[kKeyBlock];
     for (int64_t i = 0; i < range.keys; ++i) {
-      const int64_t page = a_.page(tile_.b, range.first + i);
-      const int64_t row = a_.row(range.first + i);
-      key_rows[i] = key_ + page * a_.key_stride.page + row * a_.key_stride.row + tile_.kv_head * a_.key_stride.head;
-      value_rows[i] = kZeros;
-      if (!mask_.seen(i)) continue;
-      value_rows[i] =
-          value_ + page * a_.value_stride.page + row * a_.value_stride.row + tile_.kv_head * a_.value_stride.head;
+      key_rows_[i] = key_row(range.first + i, head);
+      value_rows_[i] = mask_.seen(i) ? value_row(range.first + i, head) : kZeros;
     }
-    if constexpr (std::is_same_v<operand_t, float>) {
-      if (few_rows()) return attend_few_rows(range, key_rows, value_rows);
-    }
+  }
+
+  // One head against a block of keys, by matrix products.
+  void attend(const KeyRange& range, int64_t head) {
+    gather(range, head);
     // Only the rows that see any of the keys, in sixteens: products come in few sizes, each of which is compiled once.
-    const int64_t first = mask_.first() * a_.group() / 16 * 16;
-    const int64_t rows = std::min(rows_, round_up((mask_.last() + 1) * a_.group(), 16)) - first;
-    pack_keys(key_rows, range.keys, a_.head_dim, range.columns, scratch_.get(), keys_.get());
+    const int64_t first = mask_.first_node() * a_.group() / 16 * 16;
+    const int64_t rows = std::min(rows_, round_up((mask_.last_node() + 1) * a_.group(), 16)) - first;
+    const int64_t base = head * rows_ + first;
+    float* scores = scores_;
+    pack_keys(key_rows_, range.keys, a_.head_dim, range.columns, converted_, keys_);
     gemm({rows, range.columns, key_width_, key_width_, range.columns, range.columns}, false,
-         queries_.get() + first * key_width_, keys_.get(), scores_.get() + first * range.columns);
-    for (int64_t row = first; row < first + rows; ++row) weigh(row, range);
-    pack_values(value_rows, range.keys, range.columns, a_.value_dim, value_width_, values_.get());
-    gemm({rows, value_width_, range.columns, range.columns, value_width_, value_width_}, true,
-         weights() + first * range.columns, values_.get(), state_.out + first * value_width_);
-  }
-
-  bool few_rows() const { return rows_ <= kFewRows; }
-
-  void attend_few_rows(const KeyRange& range, const scalar_t* const* key_rows, const scalar_t* const* value_rows) {
-    for_row_groups(rows_, [&](int64_t row, auto rows) {
-      dot_keys<decltype(rows)::value>(queries_.get() + row * key_width_, key_width_, key_rows, range.keys, a_.head_dim,
-                                      scores_.get() + row * range.columns, range.columns);
-    });
-    for (int64_t row = 0; row < rows_; ++row) weigh(row, range);
-    for_row_groups(rows_, [&](int64_t row, auto rows) {
-      add_values<decltype(rows)::value>(scores_.get() + row * range.columns, range.columns, value_rows, range.keys,
-                                        a_.value_dim, state_.out + row * value_width_, value_width_);
-    });
-  }
-
-  const operand_t* weights() const {
+         queries_ + base * key_width_, keys_, scores);
+    for (int64_t row = 0; row < rows; ++row) {
+      float* row_scores = scores + row * range.columns;
+      if constexpr (std::is_same_v<operand_t, float>) {
+        weigh(base + row, range, row_scores, row_scores);
+      } else {
+        weigh(base + row, range, row_scores, weights_ + row * range.columns);
+      }
+    }
+    pack_values(value_rows_, range.keys, range.columns, a_.value_dim, value_width_, values_);
+    const operand_t* weights;
     if constexpr (std::is_same_v<operand_t, float>) {
-      return scores_.get();
+      weights = scores;
     } else {
-      return weights_.get();
+      weights = weights_;
+    }
+    gemm({rows, value_width_, range.columns, range.columns, value_width_, value_width_}, true, weights, values_,
+         state_.out + base * value_width_);
+  }
+
+  // Some heads against a block of keys, from the keys' side: a row of the cache is read once, for all of them.
+  void attend_few_rows(const KeyRange& range, int64_t head_begin, int64_t head_end) {
+    if constexpr (std::is_same_v<operand_t, float>) {
+      gather(range, head_begin);
+      const FewRows shape{head_end - head_begin, rows_, range.keys, range.columns};
+      const int64_t base = head_begin * rows_;
+      float* scores = scores_;
+      dot_keys(shape, queries_ + base * key_width_, key_width_, key_rows_, a_.key_stride.head, a_.head_dim, scores);
+      for (int64_t row = 0; row < shape.heads * rows_; ++row) {
+        float* row_scores = scores + row * range.columns;
+        weigh(base + row, range, row_scores, row_scores);
+      }
+      add_values(shape, scores, value_rows_, a_.value_stride.head, a_.value_dim, state_.out + base * value_width_,
+                 value_width_);
     }
   }
 
-  // Scores become weights 2^(score - maximum), in octaves, and the row's state moves to the new maximum.
-  void weigh(int64_t row, const KeyRange& range) {
-    float* scores = scores_.get() + row * range.columns;
-    const int64_t node = row / a_.group();
-    const bool masked = !mask_.all() || range.keys < range.columns;
+  // One head against a block of keys of which each node sees next to none: pair by pair, sixteen rows at a time.
+  void attend_pairs(const KeyRange& range, int64_t head) {
+    const int64_t first_row = mask_.first_node() * a_.group();
+    const int64_t last_row = (mask_.last_node() + 1) * a_.group();
+    for (int64_t first = first_row; first < last_row; first += 16) {
+      const int64_t rows = std::min<int64_t>(16, last_row - first);
+      uint64_t rest[16] = {};
+      for (int64_t i = 0; i < rows; ++i) rest[i] = mask_.word((first + i) / a_.group(), 0);
+      while (std::any_of(rest, rest + rows, [](uint64_t word) { return word != 0; })) {
+        int64_t keys[16];
+        for (int64_t i = 0; i < rows; ++i) {
+          keys[i] = rest[i] ? range.first + __builtin_ctzll(rest[i]) : -1;
+          rest[i] &= rest[i] - (rest[i] != 0);
+        }
+        add_pairs(head, first, rows, keys);
+      }
+    }
+  }
+
+  // Row first + i meets row keys[i] of the cache; -1: none.
+  void add_pairs(int64_t head, int64_t first, int64_t rows, const int64_t* keys) {
+    const int64_t base = head * rows_ + first;
+    Floats products[16] = {};
+    for (int64_t i = 0; i < rows; ++i) {
+      if (keys[i] < 0) continue;
+      const scalar_t* key = key_row(keys[i], head);
+      const operand_t* query = queries_ + (base + i) * key_width_;
+      int64_t d = 0;
+      for (; d + kLanes <= a_.head_dim; d += kLanes) products[i] = fma(load(query + d), load(key + d), products[i]);
+      if (d < a_.head_dim) {
+        const int64_t count = a_.head_dim - d;
+        products[i] = fma(load_partial(query + d, count, 0), load_partial(key + d, count, 0), products[i]);
+      }
+    }
+    float scores[16], old[16], next[16];
+    sums(products, scores);
+    for (int64_t i = 0; i < 16; ++i) {
+      const bool sees = i < rows && keys[i] >= 0;
+      scores[i] = sees ? scores[i] : -kInfinity;
+      old[i] = i < rows ? state_.maximum[base + i] : -kInfinity;
+    }
+    float kept[16], weights[16];
+    for (int64_t i = 0; i < 16; i += kLanes) {
+      Floats score = load(scores + i) * broadcast(a_.softcap > 0 ? a_.scale / a_.softcap : a_.scale * kLog2E);
+      if (a_.softcap > 0) score = tanh(score) * (a_.softcap * kLog2E);
+      score = keep(score, sees_mask(rows, keys, i), -kInfinity);
+      const Floats maximum_now = max(score, load(old + i));
+      const Floats reference = maximum_now > -kInfinity ? maximum_now : Floats{};
+      store(next + i, maximum_now);
+      store(kept + i, exp2(load(old + i) - reference));
+      store(weights + i, exp2(score - reference));
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      if (keys[i] < 0) continue;
+      const int64_t row = base + i;
+      state_.maximum[row] = next[i];
+      state_.sum[row] = state_.sum[row] * kept[i] + weights[i];
+      float* out = state_.out + row * value_width_;
+      const scalar_t* value = value_row(keys[i], head);
+      int64_t d = 0;
+      for (; d + kLanes <= a_.value_dim; d += kLanes) {
+        store(out + d, fma(load(value + d), broadcast(weights[i]), load(out + d) * broadcast(kept[i])));
+      }
+      for (; d < a_.value_dim; ++d) out[d] = out[d] * kept[i] + weights[i] * to_float(value[d]);
+    }
+  }
+
+  static uint32_t sees_mask(int64_t rows, const int64_t* keys, int64_t first) {
+    uint32_t mask = 0;
+    for (int64_t i = first; i < std::min(rows, first + kLanes); ++i) mask |= uint32_t{keys[i] >= 0} << (i - first);
+    return mask;
+  }
+
+  // A row's scores become weights 2^(score - maximum), in octaves, and its state moves to the new maximum.
+  template <typename weight_t>
+  void weigh(int64_t row, const KeyRange& range, float* scores, weight_t* weights) {
+    const int64_t node = row % rows_ / a_.group();
+    for (int64_t i = range.keys; i < range.columns; ++i) scores[i] = -kInfinity;
     float scale = a_.scale * kLog2E;  // what turns a stored score into octaves
     Floats largest = broadcast(-kInfinity);
-    if (masked || a_.softcap > 0 || scale < 0) {
+    if (!mask_.all() || a_.softcap > 0 || scale <= 0) {
       const Floats inner = broadcast(a_.softcap > 0 ? a_.scale / a_.softcap : scale);
       for (int64_t i = 0; i < range.columns; i += kLanes) {
         Floats score = load(scores + i) * inner;
         if (a_.softcap > 0) score = tanh(score) * (a_.softcap * kLog2E);
-        if (masked) score = keep(score, mask_.lanes(node, i), -kInfinity);
+        score = keep(score, mask_.lanes(node, i), -kInfinity);
         store(scores + i, score);
         largest = max(score, largest);
       }
@@ -234,24 +306,23 @@ class TileAttention {
     } else {
       for (int64_t i = 0; i < range.columns; i += kLanes) largest = max(load(scores + i), largest);
     }
-    const float maximum_now = std::max(state_.maximum[row], maximum(largest) * scale);
+    const float before = state_.maximum[row];
+    const float maximum_now = std::max(before, maximum(largest) * scale);
     const Floats reference = broadcast(maximum_now == -kInfinity ? 0.0f : -maximum_now);
     Floats total{};
     for (int64_t i = 0; i < range.columns; i += kLanes) {
       const Floats weight = exp2(fma(load(scores + i), broadcast(scale), reference));
       total = total + weight;
-      if constexpr (std::is_same_v<operand_t, float>) {
-        store(scores + i, weight);
-      } else {
-        store(weights_.get() + row * range.columns + i, weight);
-      }
+      store(weights + i, weight);
     }
-    if (maximum_now > state_.maximum[row]) {
-      const float shrink = std::exp2(state_.maximum[row] - maximum_now);
-      float* out = state_.out + row * value_width_;
-      for (int64_t d = 0; d < value_width_; d += kLanes) store(out + d, load(out + d) * broadcast(shrink));
-      state_.sum[row] *= shrink;
+    if (maximum_now > before) {
       state_.maximum[row] = maximum_now;
+      if (before > -kInfinity) {  // else there is nothing yet
+        const float shrink = std::exp2(before - maximum_now);
+        float* out = state_.out + row * value_width_;
+        for (int64_t d = 0; d < value_width_; d += kLanes) store(out + d, load(out + d) * broadcast(shrink));
+        state_.sum[row] *= shrink;
+      }
     }
     state_.sum[row] += sum(total);
   }
@@ -262,24 +333,27 @@ class TileAttention {
   const int32_t* depths_;
   const AttentionTile& tile_;
   const PartialState& state_;
-  int64_t rows_, key_width_, value_width_;
-  BlockMask mask_;
-  // Every number is written before it is read; zeroing them first took a sixth of the time of a short task.
-  std::unique_ptr<operand_t[]> queries_;  // [rows, key_width]
-  std::unique_ptr<float[]> scores_;       // [rows, columns]
-  std::unique_ptr<operand_t[]> weights_;  // [rows, columns], where the operands are not float32
-  std::unique_ptr<operand_t[]> keys_;     // packed
-  std::unique_ptr<operand_t[]> values_;   // packed
-  std::unique_ptr<operand_t[]> scratch_;
+  int64_t rows_;  // a head
+  int64_t key_width_, value_width_;
+  KeyMask mask_;
+  const scalar_t* key_rows_[kKeyBlock];
+  const scalar_t* value_rows_[kKeyBlock];
+  operand_t* queries_;            // [heads, rows, key_width]
+  float* scores_;                 // [rows, columns], or [heads, rows, columns] where there are few
+  operand_t* converted_;          // rows in the type of the operands
+  operand_t* weights_ = nullptr;  // [rows, columns], where the operands are not float32
+  operand_t* keys_ = nullptr;     // packed
+  operand_t* values_ = nullptr;   // packed
 };
 
 template <typename operand_t, typename scalar_t>
 void attend_part_as(const TreeAttention& a, const scalar_t* query, const scalar_t* key, const scalar_t* value,
-                    const int32_t* depths, const AttentionTile& tile, int64_t part, const PartialState& state) {
+                    const int32_t* depths, const AttentionTile& tile, int64_t part, const PartialState& state,
+                    AttentionWorkspace& workspace) {
   const int64_t prefix = a.prefix(tile.b);
   const int64_t parts = part_count(prefix);
   const int64_t part_rows = round_up(ceil_div(prefix, parts), kKeyBlock);
-  TileAttention<scalar_t, operand_t> attention(a, key, value, depths, tile, state);
+  TileAttention<scalar_t, operand_t> attention(a, key, value, depths, tile, state, workspace);
   attention.load_queries(query);
   attention.attend_prefix(std::min(prefix, part * part_rows), std::min(prefix, (part + 1) * part_rows));
   if (part == parts - 1) attention.attend_nodes();
@@ -312,13 +386,14 @@ std::vector<int32_t> node_depths(const TreeAttention& a) {
 
 template <typename scalar_t>
 void attend_part(const TreeAttention& attention, const scalar_t* query, const scalar_t* key, const scalar_t* value,
-                 const int32_t* depths, const AttentionTile& tile, int64_t part, const PartialState& state) {
+                 const int32_t* depths, const AttentionTile& tile, int64_t part, const PartialState& state,
+                 AttentionWorkspace& workspace) {
   if constexpr (std::is_same_v<scalar_t, bfloat16>) {
-    if (attention.bfloat16_products && (tile.end - tile.begin) * attention.group() > kFewRows) {
-      return attend_part_as<bfloat16>(attention, query, key, value, depths, tile, part, state);
+    if (attention.bfloat16_products && !takes_few_rows<bfloat16>((tile.end - tile.begin) * attention.group())) {
+      return attend_part_as<bfloat16>(attention, query, key, value, depths, tile, part, state, workspace);
     }
   }
-  attend_part_as<float>(attention, query, key, value, depths, tile, part, state);
+  attend_part_as<float>(attention, query, key, value, depths, tile, part, state, workspace);
 }
 
 template <typename scalar_t>
@@ -326,9 +401,11 @@ void merge_parts(const TreeAttention& a, const AttentionTile& tile, const std::v
                  scalar_t* out, float* lse) {
   const int64_t width = round_up(a.value_dim, 16);
   std::vector<float> factors(parts.size());
-  for (int64_t row = 0; row < (tile.end - tile.begin) * a.group(); ++row) {
-    const int64_t head = tile.kv_head * a.group() + row % a.group();
-    const int64_t target = (tile.b * a.nodes + tile.begin + row / a.group()) * a.heads + head;
+  const int64_t rows = (tile.end - tile.begin) * a.group();
+  for (int64_t row = 0; row < (tile.head_end - tile.head_begin) * rows; ++row) {
+    const int64_t head = (tile.head_begin + row / rows) * a.group() + row % a.group();
+    const int64_t node = tile.begin + row % rows / a.group();
+    const int64_t target = (tile.b * a.nodes + node) * a.heads + head;
     float largest = -kInfinity;
     bool sees = false;  // a sum of NaN has no maximum, and has been seen all the same
     for (const PartialState& part : parts) {
@@ -343,7 +420,7 @@ void merge_parts(const TreeAttention& a, const AttentionTile& tile, const std::v
     }
     for (size_t i = 0; i < parts.size(); ++i) {
       const bool empty = parts[i].sum[row] == 0;
-      factors[i] = empty ? 0.0f : std::exp2(parts[i].maximum[row] - largest);
+      factors[i] = empty ? 0.0f : parts[i].maximum[row] == largest ? 1.0f : std::exp2(parts[i].maximum[row] - largest);
       total += factors[i] * parts[i].sum[row];
     }
     const Floats scale = broadcast(sees ? 1 / total : 0.0f);
@@ -354,13 +431,13 @@ void merge_parts(const TreeAttention& a, const AttentionTile& tile, const std::v
       }
       store_lanes(out + target * a.value_dim + d, std::min(kLanes, a.value_dim - d), merged * scale);
     }
-    lse[target] = sees ? static_cast<float>((largest + std::log2(static_cast<double>(total))) * kLn2) : -kInfinity;
+    lse[target] = sees ? static_cast<float>((largest + std::log2(double{total})) * kLn2) : -kInfinity;
   }
 }
 
 #define MTP_EXT_INSTANTIATE(scalar_t)                                                                                \
   template void attend_part(const TreeAttention&, const scalar_t*, const scalar_t*, const scalar_t*, const int32_t*, \
-                            const AttentionTile&, int64_t, const PartialState&);                                     \
+                            const AttentionTile&, int64_t, const PartialState&, AttentionWorkspace&);                \
   template void merge_parts(const TreeAttention&, const AttentionTile&, const std::vector<PartialState>&, scalar_t*, \
                             float*);
 MTP_EXT_INSTANTIATE(float)

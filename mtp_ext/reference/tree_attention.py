@@ -56,7 +56,8 @@ def visible(ancestors: Tensor | None, nodes: int, count: int, prefix: int, start
     real = (torch.arange(nodes) < count) & sees_node.any(-1)
     depth = sees_node.sum(-1) - 1
     position = torch.cat([torch.arange(prefix), prefix + depth[:count]])
-    sees = torch.cat([(torch.arange(prefix) >= start).expand(nodes, prefix), sees_node[:, :count]], dim=1)
+    sees = torch.cat([torch.ones(nodes, prefix, dtype=torch.bool), sees_node[:, :count]], dim=1)
+    sees = sees & (torch.arange(prefix + count) >= start)
     distance = (prefix + depth)[:, None] - position
     if window is not None:
         sees = sees & (distance >= 0) & (distance < window)

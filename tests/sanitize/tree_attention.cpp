@@ -118,19 +118,18 @@ class Request {
   void attend(scalar_t* out, float* lse) {
     const std::vector<int32_t> depths = node_depths(a_);
     const int64_t step = nodes_per_tile(a_), width = round_up(a_.value_dim, 16);
-    for (int64_t head = 0; head < a_.kv_heads; ++head) {
-      for (int64_t node = 0; node < a_.nodes; node += step) {
-        const AttentionTile tile{0, head, node, std::min(node + step, a_.nodes)};
-        const int64_t rows = (tile.end - tile.begin) * a_.group();
-        std::vector<std::unique_ptr<float[]>> memory;
-        std::vector<PartialState> parts;
-        for (int64_t part = 0; part < part_count(sizes_.prefix); ++part) {
-          for (const int64_t size : {rows * width, rows, rows}) memory.push_back(exactly<float>(size));
-          parts.push_back({memory[3 * part].get(), memory[3 * part + 1].get(), memory[3 * part + 2].get()});
-          attend_part(a_, query_.get(), key_.get(), value_.get(), depths.data(), tile, part, parts.back());
-        }
-        merge_parts(a_, tile, parts, out, lse);
+    AttentionWorkspace workspace;
+    for (int64_t node = 0; node < a_.nodes; node += step) {
+      const AttentionTile tile{0, 0, a_.kv_heads, node, std::min(node + step, a_.nodes)};
+      const int64_t rows = a_.kv_heads * (tile.end - tile.begin) * a_.group();
+      std::vector<std::unique_ptr<float[]>> memory;
+      std::vector<PartialState> parts;
+      for (int64_t part = 0; part < part_count(sizes_.prefix); ++part) {
+        for (const int64_t size : {rows * width, rows, rows}) memory.push_back(exactly<float>(size));
+        parts.push_back({memory[3 * part].get(), memory[3 * part + 1].get(), memory[3 * part + 2].get()});
+        attend_part(a_, query_.get(), key_.get(), value_.get(), depths.data(), tile, part, parts.back(), workspace);
       }
+      merge_parts(a_, tile, parts, out, lse);
     }
   }
 
@@ -138,7 +137,7 @@ class Request {
     if (node >= sizes_.count) return false;
     const int64_t other = row - sizes_.prefix;
     if (other < 0 && row < lengths_[2]) return false;
-    if (other >= 0 && !sees_node(node, other)) return false;
+    if (other >= 0 && (row < lengths_[2] || !sees_node(node, other))) return false;
     const int64_t position = other < 0 ? row : sizes_.prefix + depth(other);
     return a_.window == 0 || sizes_.prefix + depth(node) - position < a_.window;
   }
