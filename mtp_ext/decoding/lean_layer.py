@@ -8,11 +8,13 @@ and up from another.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
+from torch.nn.functional import silu
+from transformers.activations import SiLUActivation
 
 from mtp_ext.decoding.lean_rope import Rotation
 from mtp_ext.decoding.linear import Linear
@@ -21,12 +23,18 @@ from mtp_ext.kv_cache import append_
 from mtp_ext.tree_attention import tree_attention
 
 
-@dataclass(frozen=True, eq=False)
 class Norm:
-    """x / sqrt(mean(x^2) + eps) * weight, weight float32 [width]."""
+    """x / sqrt(mean(x^2) + eps) * weight, as x / hypot(|x|, sqrt(n eps)) * sqrt(n) weight: four torch ops where
+    `rms_norm` is ten, which was half of what a pass of one node spent outside its products.
 
-    weight: Tensor
-    eps: float
+    Args:
+        weight: float32 [..., n], for x [..., n].
+    """
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self.weight, self.eps = weight, eps
+        self._gain = weight * weight.shape[-1] ** 0.5
+        self._floor = weight.new_tensor((weight.shape[-1] * eps) ** 0.5)
 
     @classmethod
     def read(cls, module: Any) -> "Norm":
@@ -37,7 +45,8 @@ class Norm:
         return cls(weight, module.variance_epsilon)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight.shape, self.weight, self.eps)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return (x / torch.hypot(length, self._floor)).mul_(self._gain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +54,7 @@ class Attention:
     """What attention does with the heads of qkv [rows, (heads + 2 kv_heads) head_dim].
 
     Attributes:
-        head_norm: float32 [heads + kv_heads, head_dim] and eps, where queries and keys are normalised by head.
+        head_norm: of [heads + kv_heads, head_dim], where queries and keys are normalised by head.
         rotates: whether positions come in by rotation.
         scale, softcap, window: as in `tree_attention`.
     """
@@ -53,8 +62,7 @@ class Attention:
     heads: int
     kv_heads: int
     head_dim: int
-    head_norm: Tensor | None
-    head_eps: float
+    head_norm: Norm | None
     rotates: bool
     scale: float
     softcap: float
@@ -64,14 +72,14 @@ class Attention:
         """[rows, heads * head_dim] in the cache's dtype; writes the nodes' keys and values into the cache."""
         batch = rows.prefix_lengths.shape[0]
         heads = qkv.view(batch, -1, self.heads + 2 * self.kv_heads, self.head_dim)
-        seen, new_value = heads.split((self.heads + self.kv_heads, self.kv_heads), 2)
+        seen, new_value = heads.split_with_sizes((self.heads + self.kv_heads, self.kv_heads), 2)
         if self.head_norm is not None:
-            seen = rms_norm(seen, (self.head_dim,), None, self.head_eps) * self.head_norm
+            seen = self.head_norm(seen)
         if self.rotates:
             seen = rotation(seen)
         if key.dtype != torch.float32:
             seen, new_value = seen.to(key.dtype), new_value.to(key.dtype)
-        query, new_key = seen.split((self.heads, self.kv_heads), 2)
+        query, new_key = seen.split_with_sizes((self.heads, self.kv_heads), 2)
         append_(key, value, new_key, new_value, rows.prefix_lengths, node_counts=rows.node_counts)
         out = tree_attention(
             query,
@@ -147,7 +155,7 @@ def read_layer(layer: Any, index: int, config: Any, storage: torch.dtype | None)
         after_attention,
         Norm.read(before_mlp),
         gate_up,
-        layer.mlp.act_fn,
+        partial(silu, inplace=True) if isinstance(layer.mlp.act_fn, SiLUActivation) else layer.mlp.act_fn,
         down,
         after_mlp,
     )
@@ -155,11 +163,11 @@ def read_layer(layer: Any, index: int, config: Any, storage: torch.dtype | None)
 
 def _read_attention(module: Any, index: int, config: Any) -> Attention:
     heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, module.head_dim
-    head_norm, head_eps = None, 0.0
+    head_norm = None
     if hasattr(module, "q_norm"):
         query, key = Norm.read(module.q_norm), Norm.read(module.k_norm)
-        head_norm = torch.cat([query.weight.expand(heads, -1), key.weight.expand(kv_heads, -1)])
-        head_eps = query.eps
+        weight = torch.cat([query.weight.expand(heads, -1), key.weight.expand(kv_heads, -1)])
+        head_norm = Norm(weight, query.eps)
     layer_types = getattr(config, "layer_types", None)
     slides = layer_types is None or layer_types[index] == "sliding_attention"
     return Attention(
@@ -167,7 +175,6 @@ def _read_attention(module: Any, index: int, config: Any) -> Attention:
         kv_heads,
         head_dim,
         head_norm,
-        head_eps,
         rotates=bool(getattr(module, "use_rope", True)),
         scale=module.scaling,
         softcap=getattr(module, "attn_logit_softcapping", None) or 0.0,
