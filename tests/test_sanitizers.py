@@ -30,6 +30,14 @@ SOURCES = {
         "csrc/cpu/gemm_tile.cpp",
         "csrc/cpu/tree_attention_kernel.cpp",
     ],
+    "verification": [
+        "tests/sanitize/verification.cpp",
+        "csrc/cpu/argmax_kernel.cpp",
+        "csrc/cpu/normalizer_kernel.cpp",
+        "csrc/cpu/target_row_kernel.cpp",
+        "csrc/cpu/token_masses_kernel.cpp",
+        "csrc/cpu/verify_sampling_kernel.cpp",
+    ],
 }
 FLAGS = ["-std=c++17", "-O0", "-Icsrc", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 

@@ -87,6 +87,18 @@ def test_on_a_chain_traversal_accepts_more(device: str) -> None:
     assert by_path > by_token + 0.03
 
 
+@pytest.mark.parametrize("likeness", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("shape", ["siblings", "tree", "the other child's child"])
+def test_on_these_trees_too(device: str, shape: str, likeness: float) -> None:
+    """No theorem, as on chains, but so far without exception; siblings alone are accepted alike."""
+    language = Language(3, seed=9, spread=1.5, likeness=likeness)
+    by_token, by_path = (expected_length(law_of(language, SHAPES[shape], each, device=device)) for each in SAMPLED)
+    budget = 2.0 * (len(SHAPES[shape]) + language.vocab) * 2.0**-20
+    assert by_path >= by_token - budget
+    if shape == "siblings":
+        assert abs(by_path - by_token) <= budget
+
+
 def test_typical_is_lossy(device: str) -> None:
     """As it says; this also shows that the enumeration can fail."""
     language, shape = Language(3), [-1, 0]
