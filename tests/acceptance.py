@@ -14,7 +14,7 @@ import mtp_ext
 from mtp_ext.reference.truncate import truncated_softmax
 from mtp_ext.verify import Accepted
 
-STEPS = 20  # of bisection: thresholds are known to 2^-20
+STEPS = 16  # of bisection: thresholds are known to 2^-16
 ALMOST_ONE = 1.0 - 2.0**-24  # the largest uniform: refuses whatever can be refused
 Law = dict[tuple[int, ...], float]  # by the tokens that are written
 
@@ -226,15 +226,17 @@ def expected_length(law: Law) -> float:
     return sum(len(written) * probability for written, probability in law.items())
 
 
-def assert_lossless(law: Law, language: Language, parents: list[int], **settings: Any) -> None:
-    """Fails unless what is written, carried on by the target itself, is distributed as the target's own samples.
+def law_budget(parents: list[int], language: Language) -> float:
+    """What a probability or a length may be off by: a threshold is by 2^-STEPS at most, twice with rounding."""
+    return 2.0 * (len(parents) + language.vocab) * 2.0**-STEPS
 
-    Each threshold is off by 2^-STEPS at most, and as much again by rounding in float32.
-    """
+
+def assert_lossless(law: Law, language: Language, parents: list[int], **settings: Any) -> None:
+    """Fails unless what is written, carried on by the target itself, is distributed as the target's own samples."""
     horizon = max(len(written) for written in law)
     limits = [settings.get(name) for name in ("temperature", "top_k", "top_p", "min_p")]
     limits[0] = 1.0 if limits[0] is None else limits[0]
-    budget = 2.0 * (len(parents) + language.vocab) * 2.0**-STEPS
+    budget = law_budget(parents, language)
 
     def probability(context: tuple[int, ...], token: int) -> float:
         p = truncated_softmax(language.target(context), *limits)
@@ -242,11 +244,10 @@ def assert_lossless(law: Law, language: Language, parents: list[int], **settings
         return float(p[token])
 
     for sequence in product(range(language.vocab), repeat=horizon):
-        expected = actual = 1.0
-        actual = 0.0
-        carried_on = 1.0
+        actual, carried_on = 0.0, 1.0
         for length in range(horizon, 0, -1):
             actual += law.get(sequence[:length], 0.0) * carried_on
             carried_on *= probability(sequence[: length - 1], sequence[length - 1])
-        expected = carried_on
-        assert abs(actual - expected) <= budget, f"{sequence}: {actual:.7f}, the target writes it with {expected:.7f}"
+        assert abs(actual - carried_on) <= budget, (
+            f"{sequence}: {actual:.7f}, the target writes it with {carried_on:.7f}"
+        )

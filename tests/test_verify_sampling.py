@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import require_kernel
 
 import mtp_ext
 from mtp_ext.testing import assert_same_bits, threads
@@ -111,6 +112,7 @@ def test_settings_of_each_request(device: str, method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("settings", [{}, {"top_p": 0.9}], ids=["plain", "top-p"])
 def test_threads_place_and_layout(device: str, method: str, settings: dict[str, Any]) -> None:
+    require_kernel("verify_sampling", device)
     case = verify_case(TREES, 40_009, likeness=0.9, seed=1)
     with threads(1):
         one = case.run(method, device, **settings)

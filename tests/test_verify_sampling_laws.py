@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from acceptance import Language, assert_lossless, expected_length, law_of
+from acceptance import Language, assert_lossless, expected_length, law_budget, law_of
 
 SAMPLED = ["without_replacement", "traversal"]
 SHAPES = {
@@ -76,8 +76,7 @@ def test_target_only(device: str, shape: list[int], tokens: list[int], settings:
 def test_on_chains_traversal_accepts_at_least_as_much(device: str, depth: int, language: Language) -> None:
     shape = list(range(-1, depth))
     by_token, by_path = (expected_length(law_of(language, shape, method, device=device)) for method in SAMPLED)
-    budget = 2.0 * (len(shape) + language.vocab) * 2.0**-20  # as in assert_lossless
-    assert by_path >= by_token - budget
+    assert by_path >= by_token - law_budget(shape, language)
 
 
 def test_on_a_chain_traversal_accepts_more(device: str) -> None:
@@ -93,7 +92,7 @@ def test_on_these_trees_too(device: str, shape: str, likeness: float) -> None:
     """No theorem, as on chains, but so far without exception; siblings alone are accepted alike."""
     language = Language(3, seed=9, spread=1.5, likeness=likeness)
     by_token, by_path = (expected_length(law_of(language, SHAPES[shape], each, device=device)) for each in SAMPLED)
-    budget = 2.0 * (len(SHAPES[shape]) + language.vocab) * 2.0**-20
+    budget = law_budget(SHAPES[shape], language)
     assert by_path >= by_token - budget
     if shape == "siblings":
         assert abs(by_path - by_token) <= budget
