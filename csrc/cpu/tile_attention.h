@@ -20,8 +20,8 @@ inline constexpr int64_t kTreeBlock =
 inline constexpr int64_t kLargestDim = 256;
 inline constexpr int64_t kColumnStep = 32;  // of the last, shorter block: products come in few sizes
 inline constexpr int64_t kFewKeys =
-    128;                             // a block from the keys' side: the scores of all heads stay in the first cache
-constexpr int64_t kSparsePairs = 2;  // a node, on average: up to here pairs are faster than a product
+    128;  // a block from the keys' side: the scores of all heads stay in the first cache
+inline constexpr int64_t kSparsePairs = 2;  // a node, on average: up to here pairs are faster than a product
 
 // Rows first <= r < first + keys of the cache, multiplied `columns` >= keys at a time.
 struct KeyRange {

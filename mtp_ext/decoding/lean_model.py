@@ -13,7 +13,7 @@ from mtp_ext.decoding.lean_layer import LeanLayer, Norm, projections, read_layer
 from mtp_ext.decoding.lean_rope import RopeTable
 from mtp_ext.decoding.linear import Linear
 from mtp_ext.decoding.target import best_tokens, check_prompts, check_tree, position_limit
-from mtp_ext.integrations.tree_attention import TreePass, padded_chain
+from mtp_ext.integrations.tree_attention import TreePass
 from mtp_ext.integrations.tree_model import check_tokens
 from mtp_ext.kv_cache import KVCache
 from mtp_ext.tree import TokenTree
@@ -110,7 +110,7 @@ class LeanModel:
         check_tokens(op, "input_ids", input_ids, self._model, cache.batch)
         first, end = check_prompts(op, input_ids, attention_mask, cache, self.max_positions)
         starts = cache.starts.where(cache.starts < cache.lengths, cache.lengths + first)
-        rows = TreePass(cache.lengths, padded_chain(first, input_ids.shape[1]), end, starts)
+        rows = TreePass(cache.lengths, None, end, starts)
         positions = (cache.lengths - starts)[:, None] + torch.arange(input_ids.shape[1], device=self.device)
         hidden = self._run(op, input_ids, positions.clamp_(min=0), cache, rows)
         cache.starts = starts

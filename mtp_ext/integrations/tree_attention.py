@@ -99,7 +99,6 @@ def causal_mask(
         first, end = real_tokens(NAME, attention_mask)
         rows.starts = (first - kv_offset).clamp(min=0)
         rows.node_counts = (end - q_offset).clamp(0, q_length)
-        rows.ancestors = padded_chain(first - q_offset, q_length)
     return CausalMask(rows, local_size)
 
 
@@ -123,23 +122,6 @@ def real_tokens(op: str, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
             f"got a gap in attention_mask[{int(gap.nonzero()[0])}]"
         )
     return first, end
-
-
-def padded_chain(padding: Tensor, nodes: int) -> Tensor | None:
-    """`ancestors` of a chain of nodes whose first ones, `padding` [batch], are padding; None where none has any.
-
-    `starts` hides rows of the prefix alone: what a prompt's first pass has padding among are nodes.
-    """
-    if not (padding > 0).any():
-        return None
-    word = 64 * torch.arange((nodes + 63) // 64, device=padding.device)
-    node = torch.arange(nodes, device=padding.device)[:, None]
-    return _low_bits(node + 1 - word) & ~_low_bits(padding[:, None, None] - word)
-
-
-def _low_bits(count: Tensor) -> Tensor:
-    """Words with the lowest `count` of 64 bits set: none below 0, all from 64 on."""
-    return torch.where(count < 64, (1 << count.clamp(0, 63)) - 1, -1)
 
 
 def _is_window(mask_function: Callable[..., Tensor], window: int, device: torch.device | str) -> bool:

@@ -18,7 +18,6 @@ from mtp_ext.integrations.tree_attention import (
     PASS_ARGUMENT,
     TreePass,
     check_attention,
-    padded_chain,
     real_tokens,
 )
 from mtp_ext.integrations.tree_cache import TreeCache
@@ -58,7 +57,7 @@ def chain_forward(
     _check(op, model, cache)
     check_tokens(op, "input_ids", input_ids, model, cache.kv.batch)
     kv = cache.kv
-    starts, counts, ancestors = kv.starts, None, None
+    starts, counts = kv.starts, None
     if attention_mask is not None:
         shape = list(zip(("batch", "tokens"), input_ids.shape, strict=True))
         checks.check_tensor(op, "attention_mask", attention_mask, shape, _MASK_DTYPES, input_ids)
@@ -69,9 +68,8 @@ def chain_forward(
         if (begun & (first > 0)).any():
             raise ValueError(f"{op}: attention_mask must not begin with padding behind tokens in the cache")
         starts = starts.where(begun, kv.lengths + first)
-        ancestors = padded_chain(first, input_ids.shape[1])
     positions = (kv.lengths - starts)[:, None] + torch.arange(input_ids.shape[1], device=input_ids.device)
-    tree_pass = TreePass(kv.lengths, ancestors, counts, starts)
+    tree_pass = TreePass(kv.lengths, None, counts, starts)
     output = _forward(op, model, input_ids, positions.clamp(min=0), cache, tree_pass, options)
     kv.starts = starts
     kv.advance(input_ids.shape[1] if counts is None else counts)
