@@ -71,14 +71,10 @@ void dot_tile(const float* queries, int64_t query_stride, const scalar_t* const*
       }
     }
   }
+  Floats all[16] = {};  // fewer are added in the same order: a product does not depend on its neighbours
+  for (int64_t i = 0; i < kRows * kKeys; ++i) all[i] = sums[i / kKeys][i % kKeys];
   float totals[16];
-  if constexpr (kRows * kKeys == 16) {
-    Floats all[16];
-    for (int64_t i = 0; i < 16; ++i) all[i] = sums[i / kKeys][i % kKeys];
-    mtp_ext::sums(all, totals);
-  } else {
-    for (int64_t i = 0; i < kRows * kKeys; ++i) totals[i] = sum(sums[i / kKeys][i % kKeys]);
-  }
+  mtp_ext::sums(all, totals);
   for (int64_t row = 0; row < kRows; ++row) {
     for (int64_t i = 0; i < kKeys; ++i) {
       float total = totals[row * kKeys + i];

@@ -21,7 +21,6 @@ inline constexpr int64_t kLargestDim = 256;
 inline constexpr int64_t kColumnStep = 32;  // of the last, shorter block: products come in few sizes
 inline constexpr int64_t kFewKeys =
     128;  // a block from the keys' side: the scores of all heads stay in the first cache
-inline constexpr int64_t kSparsePairs = 2;  // a node, on average: up to here pairs are faster than a product
 
 // Rows first <= r < first + keys of the cache, multiplied `columns` >= keys at a time.
 struct KeyRange {
@@ -119,7 +118,7 @@ class TileAttention {
       }
       if (mask_.none()) continue;
       const KeyRange range{a_.prefix(tile_.b) + first, keys, round_up(keys, kColumnStep)};
-      const bool sparse = a_.ancestors && mask_.pairs() <= kSparsePairs * (tile_.end - tile_.begin);
+      const bool sparse = a_.ancestors && mask_.pairs() <= tile_.end - tile_.begin;  // siblings see themselves
       for (int64_t head = 0; head < heads(); ++head) {
         if (few_rows()) {
           attend_few_rows(range, head, head + 1);
@@ -300,21 +299,23 @@ class TileAttention {
   void weigh(int64_t row, const KeyRange& range, float* scores, weight_t* weights) {
     const int64_t node = row % rows_ / a_.group();
     for (int64_t i = range.keys; i < range.columns; ++i) scores[i] = -kInfinity;
-    float scale = a_.scale * kLog2E;  // what turns a stored score into octaves
+    float scale = a_.scale * kLog2E;                  // what turns a stored score into octaves
+    const bool later = a_.softcap == 0 && scale > 0;  // whether scores can be stored as they are
     Floats largest = broadcast(-kInfinity);
-    if (!mask_.all() || a_.softcap > 0 || scale <= 0) {
+    if (later && mask_.all()) {
+      for (int64_t i = 0; i < range.columns; i += kLanes) largest = max(load(scores + i), largest);
+    } else {
       const Floats inner = broadcast(a_.softcap > 0 ? a_.scale / a_.softcap : scale);
       for (int64_t i = 0; i < range.columns; i += kLanes) {
-        Floats score = load(scores + i) * inner;
+        Floats score = load(scores + i);
+        if (!later) score = score * inner;
         if (a_.softcap > 0) score = tanh(score) * (a_.softcap * kLog2E);
         score = keep(score, mask_.lanes(node, i), -kInfinity);
         store(scores + i, score);
         largest = max(score, largest);
       }
-      scale = 1;
-    } else {
-      for (int64_t i = 0; i < range.columns; i += kLanes) largest = max(load(scores + i), largest);
     }
+    if (!later) scale = 1;
     const float before = state_.maximum[row];
     const float maximum_now = std::max(before, maximum(largest) * scale);
     const Floats reference = broadcast(maximum_now == -kInfinity ? 0.0f : -maximum_now);
