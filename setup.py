@@ -25,6 +25,7 @@ if platform.machine() in ("x86_64", "AMD64"):
 CPU_SOURCES = [
     "csrc/cpu/append_binding.cpp",
     "csrc/cpu/argmax_kernel.cpp",
+    "csrc/cpu/branch_normalizers_binding.cpp",
     "csrc/cpu/branch_pass.cpp",
     "csrc/cpu/cache_checks.cpp",
     "csrc/cpu/commit_binding.cpp",
@@ -35,6 +36,7 @@ CPU_SOURCES = [
     "csrc/cpu/marginalize_targets_binding.cpp",
     "csrc/cpu/marginalize_topk_binding.cpp",
     "csrc/cpu/merge_states_binding.cpp",
+    "csrc/cpu/mix_branches_binding.cpp",
     "csrc/cpu/mixture_kernel.cpp",
     "csrc/cpu/mixture_topk_kernel.cpp",
     "csrc/cpu/normalizer_kernel.cpp",

@@ -5,6 +5,7 @@ from importlib.metadata import version as _version
 from mtp_ext import libraries as libraries
 from mtp_ext.branches import Branches, select_branches
 from mtp_ext.kv_cache import KVCache, append_, commit_
+from mtp_ext.linear_marginalize import linear_marginalize, linear_marginalize_targets, linear_marginalize_topk
 from mtp_ext.marginalize import (
     TopPairs,
     TopTokens,
@@ -45,6 +46,9 @@ __all__ = [
     "append_",
     "commit_",
     "joint_topk",
+    "linear_marginalize",
+    "linear_marginalize_targets",
+    "linear_marginalize_topk",
     "marginalize",
     "marginalize_targets",
     "marginalize_topk",

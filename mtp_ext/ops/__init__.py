@@ -3,6 +3,9 @@
 from mtp_ext.ops.append import append_
 from mtp_ext.ops.commit import commit_
 from mtp_ext.ops.joint_topk import joint_topk
+from mtp_ext.ops.linear_marginalize import linear_marginalize
+from mtp_ext.ops.linear_marginalize_targets import linear_marginalize_targets
+from mtp_ext.ops.linear_marginalize_topk import linear_marginalize_topk
 from mtp_ext.ops.marginalize import marginalize
 from mtp_ext.ops.marginalize_targets import marginalize_targets
 from mtp_ext.ops.marginalize_topk import marginalize_topk
@@ -18,6 +21,9 @@ __all__ = [
     "append_",
     "commit_",
     "joint_topk",
+    "linear_marginalize",
+    "linear_marginalize_targets",
+    "linear_marginalize_topk",
     "marginalize",
     "marginalize_targets",
     "marginalize_topk",

@@ -81,22 +81,21 @@ def has_values(tensor: torch.Tensor) -> bool:
 
 
 def check_branches(
-    op: str, branch_logits: torch.Tensor, branch_log_probs: torch.Tensor, indptr: torch.Tensor | None
+    op: str,
+    branch_logits: torch.Tensor,
+    branch_log_probs: torch.Tensor,
+    indptr: torch.Tensor | None,
+    argument: str = "branch_logits",
+    width: str = "vocab",
 ) -> tuple[int, int]:
-    """Checks what all marginalization ops take and returns (rows, vocab)."""
+    """Checks what all marginalization ops take, logits or hidden states, and returns (rows, vocab or hidden)."""
     if indptr is None:
-        check_tensor(
-            op,
-            "branch_logits",
-            branch_logits,
-            [("rows", None), ("branches", None), ("vocab", None)],
-            LOGIT_DTYPES,
-        )
+        check_tensor(op, argument, branch_logits, [("rows", None), ("branches", None), (width, None)], LOGIT_DTYPES)
         rows, branches, vocab = branch_logits.shape
         shape = [("rows", rows), ("branches", branches)]
         check_tensor(op, "branch_log_probs", branch_log_probs, shape, [torch.float32], branch_logits)
         return rows, vocab
-    check_tensor(op, "branch_logits", branch_logits, [("m", None), ("vocab", None)], LOGIT_DTYPES)
+    check_tensor(op, argument, branch_logits, [("m", None), (width, None)], LOGIT_DTYPES)
     branches, vocab = branch_logits.shape
     check_tensor(op, "branch_log_probs", branch_log_probs, [("m", branches)], [torch.float32], branch_logits)
     check_tensor(op, "indptr", indptr, [("rows + 1", None)], [torch.int64], branch_logits)

@@ -5,6 +5,13 @@ float32. Arguments are not checked here: mtp_ext.ops does that.
 """
 
 from mtp_ext.reference.commit import commit_
+from mtp_ext.reference.linear_marginalize import (
+    branch_normalizers,
+    linear_marginalize,
+    linear_marginalize_targets,
+    linear_marginalize_topk,
+    mix_branches,
+)
 from mtp_ext.reference.marginalize import joint_topk, marginalize, marginalize_targets, marginalize_topk
 from mtp_ext.reference.select_branches import select_branches
 from mtp_ext.reference.skinny_linear import skinny_linear, skinny_linear_topk
@@ -13,12 +20,17 @@ from mtp_ext.reference.verify import verify_greedy, verify_sampling
 
 __all__ = [
     "append_",
+    "branch_normalizers",
     "commit_",
     "joint_topk",
+    "linear_marginalize",
+    "linear_marginalize_targets",
+    "linear_marginalize_topk",
     "marginalize",
     "marginalize_targets",
     "marginalize_topk",
     "merge_states",
+    "mix_branches",
     "select_branches",
     "skinny_linear",
     "skinny_linear_topk",

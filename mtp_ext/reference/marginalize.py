@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mtp_ext.reference.numbers import compute, top_descending
 
-_INFINITY = float("inf")
+INFINITY = float("inf")
 
 
 def marginalize(
@@ -55,21 +55,21 @@ def joint_topk(
 def _terms(branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor | None, renormalize: bool) -> Tensor:
     """[rows, branches, vocab]: w + log_softmax(logits), -inf for branches of weight -inf, NaN for broken ones."""
     if indptr is not None:
-        branch_logits, branch_log_probs = _to_dense(branch_logits, branch_log_probs, indptr)
+        branch_logits, branch_log_probs = to_dense(branch_logits, branch_log_probs, indptr)
     weights = compute(branch_log_probs)
-    weights = weights.masked_fill(weights == _INFINITY, float("nan"))
-    live = weights != -_INFINITY
+    weights = weights.masked_fill(weights == INFINITY, float("nan"))
+    live = weights != -INFINITY
     if renormalize:
         empty = ~live.any(-1, keepdim=True)
-        weights = weights.masked_fill(empty, 0.0).log_softmax(-1).masked_fill(empty, -_INFINITY)
+        weights = weights.masked_fill(empty, 0.0).log_softmax(-1).masked_fill(empty, -INFINITY)
     logits = compute(branch_logits).masked_fill(~live[..., None], 0.0)
     return weights[..., None] + logits.log_softmax(-1)  # NaN in all of a branch that is all -inf or holds NaN or +inf
 
 
-def _to_dense(branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor) -> tuple[Tensor, Tensor]:
+def to_dense(branch_logits: Tensor, branch_log_probs: Tensor, indptr: Tensor) -> tuple[Tensor, Tensor]:
     """Ragged branches as [rows, widest, vocab] and [rows, widest], padded with weights of -inf."""
     counts = indptr.diff()
     place = torch.arange(max(counts.tolist(), default=0), device=indptr.device)
     live = place < counts[:, None]
     branch = (indptr[:-1, None] + place).where(live, 0)
-    return branch_logits[branch], branch_log_probs[branch].masked_fill(~live, -_INFINITY)
+    return branch_logits[branch], branch_log_probs[branch].masked_fill(~live, -INFINITY)

@@ -1,0 +1,72 @@
+"""Chunks of the logits softcap * tanh((hidden @ unembedding.T + bias) / softcap), a range of tokens at a time.
+
+The product is torch's own for a plain unembedding and `skinny_linear` for a packed one. Its dtype is that of hidden
+states and unembedding where both have the same, so that logits are those of the model's own head; else it is float32,
+and float16 on a CPU, where it has no fast product, is float32 too.
+"""
+
+import torch
+from torch import Tensor
+
+from mtp_ext.ops.skinny_linear import skinny_linear
+from mtp_ext.reference.skinny_linear import PANEL, from_panels
+
+# Logits, or weights in another dtype, that are worked on at a time: they stay in the cache until they are read again.
+# A chunk of them costs no more than its share of the whole product.
+CHUNK_BYTES = 4 << 20
+_GRAIN = 256  # tokens; a multiple of PANEL
+
+
+def logits_dtype(hidden: Tensor, unembedding: Tensor, packed: bool) -> torch.dtype:
+    """The dtype in which the product of the two gives logits."""
+    slow = hidden.dtype == torch.float16 and hidden.device.type == "cpu"
+    return torch.float32 if packed or hidden.dtype != unembedding.dtype or slow else hidden.dtype
+
+
+class VocabHead:
+    """The head of a model: an unembedding [vocab, in], or the panels of one with `out_features` outputs.
+
+    Attributes:
+        vocab: how many tokens.
+        dtype: of the logits.
+    """
+
+    def __init__(
+        self, hidden: Tensor, unembedding: Tensor, out_features: int | None, bias: Tensor | None, softcap: float | None
+    ) -> None:
+        self.packed = out_features is not None
+        self.vocab = unembedding.shape[0] if out_features is None else out_features
+        self.in_features = hidden.shape[-1]
+        self.dtype = logits_dtype(hidden, unembedding, self.packed)
+        self.bias = None if bias is None else bias.to(self.dtype)
+        self.softcap = softcap
+        self._unembedding = unembedding
+
+    def chunk_width(self, branches: int, most_bytes: int = CHUNK_BYTES) -> int:
+        """How many tokens to take at a time for so many branches."""
+        token_bytes = branches * self.dtype.itemsize
+        if not self.packed and self._unembedding.dtype != self.dtype:
+            token_bytes = max(token_bytes, self.in_features * self.dtype.itemsize)
+        return max(_GRAIN, most_bytes // max(token_bytes, 1) // _GRAIN * _GRAIN)
+
+    def weight(self, begin: int, end: int) -> Tensor:
+        """[end - begin, in] in the dtype of the logits; `begin` is a multiple of 256."""
+        if not self.packed:
+            return self._unembedding[begin:end].to(self.dtype)
+        return from_panels(self._panels(begin, end), self.in_features, end - begin).to(self.dtype)
+
+    def write_logits(self, hidden: Tensor, begin: int, end: int, out: Tensor) -> None:
+        """out [m, end - begin] = the logits of tokens `begin`, a multiple of 256, to `end` for hidden [m, in]."""
+        bias = None if self.bias is None else self.bias[begin:end]
+        if self.packed:
+            hidden = hidden.float() if hidden.dtype == torch.float16 else hidden
+            out.copy_(skinny_linear(hidden, self._panels(begin, end), bias, self.in_features, end - begin, False))
+        elif bias is None:
+            torch.mm(hidden.to(self.dtype), self.weight(begin, end).T, out=out)
+        else:
+            torch.addmm(bias, hidden.to(self.dtype), self.weight(begin, end).T, out=out)
+        if self.softcap is not None:
+            out.div_(self.softcap).tanh_().mul_(self.softcap)
+
+    def _panels(self, begin: int, end: int) -> Tensor:
+        return self._unembedding[begin // PANEL : -(-end // PANEL)]
