@@ -16,7 +16,7 @@ from mtp_ext.tree import TokenTree
 # The drafter's probability of a path, in bins; in each the estimate is corrected by what came true.
 _BINS = np.array([0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.96])
 _PRIOR = 1.0  # nodes accepted as foretold, in each bin at first
-_MEMORY = 0.97  # what a pass counts for after each later one
+_MEMORY = 0.97  # what a pass counts for after each later one that has nodes of its bin
 _MARGIN = 1.02  # a tree must promise this much more than plain decoding
 _FREE = 0.01  # plain passes: a draft that takes less is made for every pass
 # What may be lost on drafts that come to nothing, in plain passes: for each token that may be written, at the start,
@@ -107,10 +107,9 @@ class Calibration:
     def learn(self, probabilities: Sequence[float], came_true: Sequence[bool]) -> None:
         bins = np.digitize(probabilities, _BINS)
         size = len(self._true)
-        # The prior stays; the rest fades.
-        fade = _MEMORY * (self._foretold - _PRIOR), _MEMORY * (self._true - _PRIOR)
-        self._foretold = _PRIOR + fade[0] + np.bincount(bins, probabilities, size)
-        self._true = _PRIOR + fade[1] + np.bincount(bins, came_true, size)
+        fade = np.where(np.bincount(bins, minlength=size), _MEMORY, 1.0)  # nothing is forgotten where nothing is new
+        self._foretold = fade * self._foretold + np.bincount(bins, probabilities, size)
+        self._true = fade * self._true + np.bincount(bins, came_true, size)
 
 
 class AdaptiveBudget:
