@@ -116,6 +116,9 @@ def linear_marginalize_targets(
 ) -> Tensor:
     """The log-probability that `linear_marginalize` gives to one token a row: a loss, by chunks of logits.
 
+    Differentiable in hidden states, branch log-probabilities, bias and a plain unembedding; the gradient computes the
+    chunks again. With a group, hidden states get the whole gradient on every rank, the unembedding that of its slice.
+
     Args:
         branch_hidden, unembedding, branch_log_probs, indptr: as in `linear_marginalize`, and so are the options, but
             that a workspace of 4096 bytes is enough.

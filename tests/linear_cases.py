@@ -58,11 +58,15 @@ class LinearCase:
         return self.map(lambda x: x.to(device))
 
     @property
+    def largest_logit(self) -> float:
+        logits = branch_logits(self.hidden, self.unembedding, self.bias, None).nan_to_num(0.0, 0.0, 0.0).abs()
+        return logits.max().item() if logits.numel() else 1.0
+
+    @property
     def budget(self) -> dict[str, float]:
         """What rounding the logits to their dtype costs, as options of `assert_within_budget`."""
         if self.hidden.dtype == self.unembedding.dtype == torch.bfloat16:
-            largest = branch_logits(self.hidden, self.unembedding, self.bias, None).nan_to_num(0.0, 0.0, 0.0).abs()
-            return {"eps": torch.finfo(torch.bfloat16).eps, "scale": largest.max().item() if largest.numel() else 1.0}
+            return {"eps": torch.finfo(torch.bfloat16).eps, "scale": self.largest_logit}
         return {"eps": EPS32}
 
 

@@ -101,9 +101,7 @@ def test_refusals_of_one_op() -> None:
         CASE.run("linear_marginalize_topk", k=18)
     with pytest.raises(ValueError, match=r"targets: targets must be \[rows=3\] int64 on cpu, got \[2\] int64 on cpu$"):
         CASE.run("linear_marginalize_targets", targets=torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(
-        ValueError, match=r"_targets: targets must be from 0 to 16, got targets\[1\]=17$"
-    ):
+    with pytest.raises(ValueError, match=r"_targets: targets must be from 0 to 16, got targets\[1\]=17$"):
         CASE.run("linear_marginalize_targets", targets=torch.tensor([0, 17, 0]))
 
 
