@@ -16,8 +16,8 @@ FORMATTED := $(shell find csrc benchmarks tests $(C_FILES))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint format pytest test-reference test-instruction-sets wheel bench \
-  clean FORCE
+.PHONY: help setup demo test test-all lint format pytest test-reference test-instruction-sets test-exhaustive \
+  wheel bench clean FORCE
 
 help:
 	@echo 'mtp_ext: fast kernels for multi-token prediction in PyTorch. The first command takes minutes: it'
@@ -25,7 +25,7 @@ help:
 	@echo
 	@echo '  make demo      a real model: predict the second next token, then decode plainly and with drafts'
 	@echo '  make test      lint, all tests, all tests again without kernels, and a wheel in a clean environment'
-	@echo '  make test-all  the same, and all tests once more on every CPU instruction set this machine has'
+	@echo '  make test-all  the same, on every CPU instruction set this machine has, and the large grids of real prompts'
 	@echo '  make bench     ours against eager PyTorch and torch.compile: table, JSON and plots in runs/bench/'
 	@echo '  make wheel     build dist/*.whl, install it into a clean environment and try it'
 	@echo '  make lint      ruff, mypy and clang-format, changing nothing'
@@ -92,7 +92,7 @@ demo: setup
 
 test: lint pytest test-reference wheel
 
-test-all: test test-instruction-sets
+test-all: test test-instruction-sets test-exhaustive
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .
@@ -107,6 +107,9 @@ format: $(TOOLS)
 
 pytest: setup
 	$(BIN)/python -m pytest
+
+test-exhaustive: setup
+	$(BIN)/python -m pytest -m exhaustive
 
 test-instruction-sets: setup
 	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest
