@@ -86,8 +86,9 @@ def test_any_case_equals_the_oracle(device: str, case: LinearCase, renormalize: 
 
 
 @pytest.mark.parametrize("counts", [[1200, 3], [20]])
-def test_many_chunks(device: str, counts: list[int]) -> None:
-    case = linear_case(counts, 16, 3001, bias=True)
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_many_chunks(device: str, counts: list[int], softcap: float | None) -> None:
+    case = linear_case(counts, 16, 3001, bias=True, softcap=softcap)
     check(case, device, workspace_bytes=4096)
     check(case, device)
 
