@@ -1,6 +1,7 @@
 """The ops as a user would write them in PyTorch: what ours compete with, and what torch.compile is given."""
 
 from torch import Tensor
+from torch.nn.functional import linear
 
 
 def marginalize(logits: Tensor, weights: Tensor) -> Tensor:
@@ -17,6 +18,11 @@ def marginalize_topk(logits: Tensor, weights: Tensor, k: int) -> tuple[Tensor, T
 def marginalize_targets(logits: Tensor, weights: Tensor, targets: Tensor) -> Tensor:
     """[rows]: the log-probability of one token a row."""
     return marginalize(logits, weights).gather(-1, targets[:, None]).squeeze(-1)
+
+
+def linear_marginalize(hidden: Tensor, unembedding: Tensor, weights: Tensor) -> Tensor:
+    """[rows, vocab] from hidden [rows, branches, hidden] and unembedding [vocab, hidden]."""
+    return marginalize(linear(hidden, unembedding), weights)
 
 
 def joint_topk(logits: Tensor, weights: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from cases import (
     BRANCH_SHAPES,
     COMMIT_SHAPES,
     HEAD_SHAPES,
+    HIDDEN_SHAPES,
     LINEAR_SHAPES,
     LOGIT_SHAPES,
     SIBLING_SHAPES,
@@ -106,6 +107,23 @@ def marginalize_targets(case: Case) -> Job:
         ours=lambda: mtp_ext.marginalize_targets(logits, weights, targets),
         eager=lambda: eager.marginalize_targets(logits, weights, targets),
         summary=_first,
+    )
+
+
+def linear_marginalize(case: Case) -> Job:
+    branches, width, vocab = case.shape
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, branches, width, generator=generator).mul_(3.0).to(case.torch_dtype)
+    unembedding = torch.randn(vocab, width, generator=generator).mul_(width**-0.5).to(case.torch_dtype)
+    weights = torch.randn(1, branches, generator=generator).log_softmax(-1)
+    return Job(
+        op="linear_marginalize",
+        inputs=(hidden, unembedding, weights),
+        exponentials=2 * branches * vocab,
+        ours=lambda: mtp_ext.linear_marginalize(hidden, unembedding, weights),
+        eager=lambda: eager.linear_marginalize(hidden, unembedding, weights),
+        summary=lambda result: result.to(case.torch_dtype),  # as precise as the logits
+        operations=2 * branches * width * vocab,
     )
 
 
@@ -263,6 +281,7 @@ JOBS: dict[str, Op] = {
     "marginalize_topk": Op(marginalize_topk, BRANCH_SHAPES),
     "marginalize_targets": Op(marginalize_targets, BRANCH_SHAPES),
     "joint_topk": Op(joint_topk, BRANCH_SHAPES),
+    "linear_marginalize": Op(linear_marginalize, HIDDEN_SHAPES),
     "select_branches": Op(select_branches, LOGIT_SHAPES, (2, 16), (2, 40000)),
     "verify_greedy": Op(verify_greedy, VERIFY_SHAPES, (1, 1, 16), (1, 1, 40000)),
     "verify_sampling": Op(verify_sampling, VERIFY_SHAPES, (1, 1, 16), (1, 1, 40000)),
