@@ -17,7 +17,7 @@ FORMATTED := $(shell find csrc benchmarks tests $(C_FILES))
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup demo test test-all lint format pytest test-reference test-instruction-sets test-exhaustive \
-  wheel bench clean FORCE
+  wheel bench bench-decode clean FORCE
 
 help:
 	@echo 'mtp_ext: fast kernels for multi-token prediction in PyTorch. The first command takes minutes: it'
@@ -27,6 +27,7 @@ help:
 	@echo '  make test      lint, all tests, all tests again without kernels, and a wheel in a clean environment'
 	@echo '  make test-all  the same, on every CPU instruction set this machine has, and the large grids of real prompts'
 	@echo '  make bench     ours against eager PyTorch and torch.compile: table, JSON and plots in runs/bench/'
+	@echo '  make bench-decode  ours against transformers on prompts of five kinds: table, JSON and plot'
 	@echo '  make wheel     build dist/*.whl, install it into a clean environment and try it'
 	@echo '  make lint      ruff, mypy and clang-format, changing nothing'
 	@echo '  make format    ruff and clang-format, in place'
@@ -34,7 +35,7 @@ help:
 	@echo '  make clean     remove everything that was built ("rm -rf $(VENV)" removes the environment too)'
 	@echo
 	@echo 'Variables: PYTHON=$(PYTHON)  TORCH="$(TORCH)"  MTP_EXT_BUILD=$(MTP_EXT_BUILD) (or cpu, cuda, none)'
-	@echo '           BENCH="-k marginalize" (arguments for pytest)  MAX_JOBS (compilers at a time)'
+	@echo '           BENCH="-k marginalize" (for pytest; or for bench-decode)  MAX_JOBS (compilers at a time)'
 
 # ---- Set-up -----------------------------------------------------------------------------------------------
 
@@ -154,6 +155,9 @@ bench: setup
 	$(BIN)/python -m pytest -v benchmarks/bench_*.py $(BENCH) --benchmark-quiet \
 	  --benchmark-json=runs/bench/results.json
 	$(BIN)/python benchmarks/report.py runs/bench/results.json
+
+bench-decode: setup
+	$(BIN)/python benchmarks/decode.py --threads 1 2 --dtypes float32 bfloat16 --output runs/bench-decode $(BENCH)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

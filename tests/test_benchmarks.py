@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mtp_ext.testing import has_kernel
+
 REPOSITORY = Path(__file__).parents[1]
 FOLDER = REPOSITORY / "benchmarks"
 BENCHMARKS = sorted(FOLDER.glob("bench_*.py"))
@@ -38,3 +40,12 @@ def test_report_shows_every_op_and_draws(results: Path) -> None:
         assert f"## {op}\n" in text
     for name in ("report.md", "speed.png", "ceilings.png", "scaling.png", "overhead.png", "memory.png"):
         assert (results.parent / name).stat().st_size > 0
+
+
+@pytest.mark.skipif(not has_kernel("skinny_linear", "cpu"), reason="takes minutes on the reference")
+def test_decoding_is_compared(tmp_path: Path) -> None:
+    text = run(FOLDER / "decode.py", "--rounds", "1", "--new-tokens", "4", "--kinds", "copy", "--output", str(tmp_path))
+    assert "| mtp_ext float32, lookup | " in text
+    assert (tmp_path / "speed.png").stat().st_size > 0
+    records = json.loads((tmp_path / "results.json").read_text())["records"]
+    assert all(record["same_tokens"] for record in records)

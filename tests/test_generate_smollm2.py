@@ -23,8 +23,10 @@ from mtp_ext.decoding import (
 )
 from mtp_ext.decoding import prepare as prepare_model
 from mtp_ext.integrations.transformers import load_model
-from mtp_ext.testing import threads
+from mtp_ext.testing import has_kernel, threads
 from mtp_ext.testing_prompts import KINDS, Prompt, load_prompts
+
+pytestmark = pytest.mark.skipif(not has_kernel("skinny_linear", "cpu"), reason="takes an hour on the reference")
 
 MARGIN = 1e-4
 PROMPTS = load_prompts()
