@@ -33,6 +33,7 @@ def append_(
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or device; on a CPU also a row or page out of range.
+        RuntimeError: one of the tensors requires a gradient, and gradients are being recorded.
     """
     ops.append_(key, value, new_key, new_value, prefix_lengths, page_table, node_counts)
 

@@ -1,8 +1,67 @@
 """Attention of a tree of candidate tokens over a KV cache."""
 
+from typing import Literal, overload
+
 from torch import Tensor
 
 from mtp_ext import ops
+
+
+@overload
+def tree_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ancestors: Tensor | None,
+    prefix_lengths: Tensor,
+    *,
+    node_counts: Tensor | None = ...,
+    starts: Tensor | None = ...,
+    page_table: Tensor | None = ...,
+    scale: float | None = ...,
+    softcap: float = ...,
+    window: int | None = ...,
+    sinks: Tensor | None = ...,
+    return_lse: Literal[False] = ...,
+) -> Tensor: ...
+
+
+@overload
+def tree_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ancestors: Tensor | None,
+    prefix_lengths: Tensor,
+    *,
+    node_counts: Tensor | None = ...,
+    starts: Tensor | None = ...,
+    page_table: Tensor | None = ...,
+    scale: float | None = ...,
+    softcap: float = ...,
+    window: int | None = ...,
+    sinks: Tensor | None = ...,
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def tree_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ancestors: Tensor | None,
+    prefix_lengths: Tensor,
+    *,
+    node_counts: Tensor | None = ...,
+    starts: Tensor | None = ...,
+    page_table: Tensor | None = ...,
+    scale: float | None = ...,
+    softcap: float = ...,
+    window: int | None = ...,
+    sinks: Tensor | None = ...,
+    return_lse: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def tree_attention(
@@ -75,6 +134,7 @@ def merge_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> 
     Args:
         out_a, out_b: [batch, nodes, heads, value_dim], float32, bfloat16 or float16.
         lse_a, lse_b: float32 [batch, nodes, heads], nats; -inf where nothing was seen. Sinks belong to one of the two.
+            +inf, of an infinite score, makes the row NaN and its LSE +inf.
 
     Returns:
         out in the dtype of `out_a`, and lse.

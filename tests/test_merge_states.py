@@ -134,6 +134,21 @@ def test_nan_stays_in_its_row(device: str, broken: int) -> None:
     assert_same_bits((out[others], lse[others]), (whole[0][others], whole[1][others]))
 
 
+@pytest.mark.parametrize("other", [1.0, -torch.inf, torch.inf, torch.nan])
+@pytest.mark.parametrize("infinite", [1, 3])
+def test_an_infinite_score_stays_in_its_row(device: str, infinite: int, other: float) -> None:
+    """Its softmax is NaN, its LSE is +inf."""
+    states = random_states(2, 3, 4, 16)
+    whole = run(states, device)
+    states[infinite][1, 2, 3], states[4 - infinite][1, 2, 3] = torch.inf, other
+    out, lse = check(states, device)
+    assert out[1, 2, 3].isnan().all()
+    assert_same_bits(lse[1, 2, 3], torch.tensor(torch.nan if other != other else torch.inf))
+    others = torch.ones(2, 3, 4, dtype=torch.bool)
+    others[1, 2, 3] = False
+    assert_same_bits((out[others], lse[others]), (whole[0][others], whole[1][others]))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_threads_place_and_strides(device: str, dtype: torch.dtype) -> None:
     require_kernel("merge_states", device)

@@ -526,3 +526,11 @@ def test_what_has_no_gradient_says_so(op: str) -> None:
     with pytest.raises(RuntimeError) as caught:
         out.sum().backward()
     assert str(caught.value) == f"{op}: has no gradient; call it under torch.no_grad() or detach its inputs"
+
+
+@pytest.mark.parametrize("name", ["key", "value", "new_key", "new_value"])
+def test_what_works_in_place_says_so_at_once(name: str) -> None:
+    inputs = inputs_of("append_", {name: RIGHT["append_"][name].clone().requires_grad_()})
+    check_public("append_", inputs, RuntimeError, "has no gradient; call it under torch.no_grad() or detach its inputs")
+    with torch.no_grad():
+        mtp_ext.append_(**inputs)

@@ -1,5 +1,6 @@
 // merge_states: attention over two disjoint sets of keys, joined.
 //   lse = log(exp(lse_a) + exp(lse_b)),  out = exp(lse_a - lse) out_a + exp(lse_b - lse) out_b
+// An lse of +inf, that of an infinite score, stays +inf, and the row is NaN, as the softmax of such a score is.
 #include <cmath>
 #include <tuple>
 
@@ -36,7 +37,8 @@ std::tuple<Tensor, Tensor> merge_states_cpu(const Tensor& out_a, const Tensor& l
       const double largest = std::max(one, other);
       const double finite = largest == -kInfinity ? 0 : largest;
       const double total = std::exp(one - finite) + std::exp(other - finite);
-      const double joined = finite + std::log(total);
+      const double apart = one == other ? 0 : std::abs(one - other);  // equal infinities are not apart
+      const double joined = largest + std::log1p(std::exp(-apart));
       const double scale = total > 0 ? 1 / total : 0;
       const auto share_a = static_cast<float>(std::exp(one - finite) * scale);
       const auto share_b = static_cast<float>(std::exp(other - finite) * scale);

@@ -5,7 +5,7 @@ from torch import Tensor
 from mtp_ext import reference
 from mtp_ext.ops import checks
 from mtp_ext.ops.cache_checks import check_cache, check_lengths
-from mtp_ext.ops.library import define
+from mtp_ext.ops.library import define, refuse_gradient
 
 _OP = "append_"
 
@@ -44,3 +44,5 @@ append_ = define(
     reference=reference.append_,
     fake=_fake,
 )
+
+append_ = refuse_gradient("append_", append_)

@@ -60,6 +60,21 @@ def define_no_gradient(name: str) -> None:
     """Registers a backward that says that the op `name` has none, instead of a gradient of zero."""
 
     def backward(ctx: Any, *grads: Any) -> Any:
-        raise RuntimeError(f"{name}: has no gradient; call it under torch.no_grad() or detach its inputs")
+        raise RuntimeError(_no_gradient(name))
 
     define_gradient(name, lambda ctx, inputs, output: None, backward)
+
+
+def refuse_gradient(name: str, op: Operator) -> Operator:
+    """The op `name`, refusing what requires a gradient: one that works in place has no output to hang a backward on."""
+
+    def call(*args: Any) -> Any:
+        if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in args):
+            raise RuntimeError(_no_gradient(name))
+        return op(*args)
+
+    return call
+
+
+def _no_gradient(name: str) -> str:
+    return f"{name}: has no gradient; call it under torch.no_grad() or detach its inputs"
