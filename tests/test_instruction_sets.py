@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from instruction_sets import INSTRUCTION_SETS, assert_laws_hold, instruction_set_of
 from laws import assert_near, assert_top, built_libraries
 from torch import Tensor
 
@@ -25,9 +26,6 @@ from mtp_ext.testing import (
     peaked_logits,
     ragged_case,
 )
-
-INSTRUCTION_SETS = ["default", "avx2", "avx512"]  # each includes those before it
-CAPABILITY = torch.backends.cpu.get_cpu_capability().lower()
 
 SELECTION = {"top_p": 0.9, "max_branches": 100}
 Results = dict[str, tuple[torch.Tensor, ...]]
@@ -101,14 +99,6 @@ def results_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Resu
     return results
 
 
-def instruction_set_of(library: Library) -> str:
-    """Skips what this CPU cannot run."""
-    name = library.name.removeprefix("cpu_")
-    if INSTRUCTION_SETS.index(name) > INSTRUCTION_SETS.index(CAPABILITY):
-        pytest.skip(f"this CPU runs as {CAPABILITY}")
-    return name
-
-
 @pytest.mark.parametrize("library", built_libraries())
 def test_results_equal_the_oracle(library: Library, results_of: Callable[[str], Results]) -> None:
     results = results_of(instruction_set_of(library))
@@ -162,6 +152,13 @@ def budgets(case: BranchCase) -> dict[str, float]:
         "joint_topk": error_budget(log_probs + expected, log_probs.double() + oracle),
         "select_branches": error_budget(expected, oracle),
     }
+
+
+@pytest.mark.parametrize("library", built_libraries())
+def test_attention_equals_the_oracle(library: Library) -> None:
+    """Sets round differently, so each is held to the budget by itself."""
+    laws = ["equals_the_oracle", "extreme_scores", "nan_stays_with_those_who_see_it"]
+    assert_laws_hold(library, *[f"test_tree_attention.py::test_{law}" for law in laws])
 
 
 def as_tuple(result: Any) -> tuple[torch.Tensor, ...]:

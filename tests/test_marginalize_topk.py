@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from laws import assert_top, require_kernel, run
 from strategies import branch_cases
+from topk_cases import over_real_sizes
 
 import mtp_ext
 from mtp_ext import reference
@@ -37,19 +38,7 @@ def test_is_the_top_of_marginalize_bit_for_bit(
     assert_same_bits(actual, top_descending(run("marginalize", case, device, renormalize=renormalize), k))
 
 
-@pytest.mark.parametrize("k", [1, 5, 257])
-@pytest.mark.parametrize(
-    "case",
-    [
-        dense_case(2, 8, 49152),
-        dense_case(2, 3, 128256, dtype=torch.bfloat16),
-        dense_case(1, 2, 262144, dtype=torch.float16),
-        dense_case(1, 10_000, 257),
-        dense_case(1, 270, 5003),
-        ragged_case([5, 0, 70, 1], 12289),
-    ],
-    ids=lambda case: f"{'x'.join(map(str, case.logits.shape))}-{case.logits.dtype}",
-)
+@over_real_sizes
 def test_real_sizes(device: str, case: BranchCase, k: int) -> None:
     actual = check(case, device, k)
     assert_same_bits(actual, top_descending(run("marginalize", case, device), k))

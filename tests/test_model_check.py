@@ -10,10 +10,9 @@ import pytest
 import torch
 import transformers
 from lean_models import lean_model
-from test_tree_model import assert_nodes_are_sequences, prompts, random_tree
 from tiny_model import SIZES
 from transformers import PreTrainedModel
-from tree_models import tree_model
+from tree_models import assert_nodes_are_sequences, prompts, random_tree, tree_model
 
 from mtp_ext.decoding import exchange, prepare
 from mtp_ext.decoding import lean_model as lean

@@ -6,10 +6,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 from lean_models import lean_model
-from test_tree_model import assert_is_eager, assert_nodes_are_sequences, logits_of, path_to, prompts, random_tree
 from torch import Tensor
 from transformers import PreTrainedModel
-from tree_models import WINDOW, tree_model
+from tree_models import (
+    WINDOW,
+    assert_is_eager,
+    assert_nodes_are_sequences,
+    logits_of,
+    path_to,
+    prompts,
+    random_tree,
+    tree_model,
+)
 
 from mtp_ext import TokenTree
 from mtp_ext.decoding import PreparedModel, Target, TargetPass, prepare

@@ -1,15 +1,11 @@
 """The ops of linear layers as torch and users see them: schemas, fakes, torch.compile, refusals word for word."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from instruction_sets import assert_laws_hold
 from laws import built_libraries
-from test_instruction_sets import instruction_set_of
 from test_skinny_linear import STORAGES, numbers, weights
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -199,8 +195,4 @@ def test_there_is_no_gradient_and_it_says_so(function: Any) -> None:
 @pytest.mark.parametrize("library", built_libraries())
 def test_every_instruction_set_obeys_the_laws(library: Library) -> None:
     """Those of test_skinny_linear.py, in a process that is told to use it."""
-    environment = os.environ | {"ATEN_CPU_CAPABILITY": instruction_set_of(library)}
-    laws = Path(__file__).with_name("test_skinny_linear.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", laws]
-    done = subprocess.run(command, env=environment, cwd=laws.parents[1], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    assert_laws_hold(library, "test_skinny_linear.py")

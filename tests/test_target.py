@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from lean_models import lean_model
-from test_tree_model import assert_is_eager, assert_nodes_are_sequences, prompts, random_tree
 from torch import Tensor
-from tree_models import FAMILIES, tree_model
+from tree_models import FAMILIES, assert_is_eager, assert_nodes_are_sequences, prompts, random_tree, tree_model
 
 from mtp_ext import TokenTree
 from mtp_ext.decoding import Target, TransformersTarget, prepare

@@ -2,13 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from token_trees import SMALL_TREE, Path, best_sum, check_valid, probability_sum, roots, small_joint, token_paths
 from torch import Tensor
 
 import mtp_ext
@@ -17,58 +18,8 @@ from mtp_ext.reference import tree as reference
 from mtp_ext.testing import dense_case, peaked_logits
 from mtp_ext.tree import TokenTree
 
-Path = tuple[int, ...]
-SMALL_TREE = [(0,), (1,), (0, 0), (0, 1), (1, 0)]
-
-
-def roots(batch: int, device: str = "cpu") -> Tensor:
-    """Root tokens 100, 101, ..."""
-    return torch.arange(100, 100 + batch, device=device)
-
-
-def token_paths(tree: TokenTree, request: int) -> list[Path]:
-    """The tokens below the root on the path to each node, in node order; fails where two siblings are equal."""
-    tokens, parents = tree.tokens[request].tolist(), tree.parents[request].tolist()
-    count = int(tree.node_counts[request])
-    assert tokens[0] == 100 + request
-    assert tokens[count:] == [0] * (len(tokens) - count), "padding holds token 0"
-    paths: list[Path] = [()]
-    for token, parent in zip(tokens[1:count], parents[1:count], strict=True):
-        paths.append((*paths[parent], token))
-    assert len(set(paths)) == len(paths), "equal siblings"
-    return paths
-
-
-def check_valid(tree: TokenTree) -> None:
-    """Fails unless the tree passes validation, is no wider than it must be, and its log-probabilities descend."""
-    TokenTree(tree.tokens, tree.parents, tree.log_probs)
-    assert tree.parents.shape[1] == max(tree.node_counts.tolist(), default=0)
-    if tree.log_probs is not None:
-        assert tree.log_probs.dtype == torch.float32
-        assert torch.equal(tree.log_probs == -torch.inf, tree.parents == -2)
-        for row, count in zip(tree.log_probs.tolist(), tree.node_counts.tolist(), strict=True):
-            assert row[0] == 0.0
-            assert row[:count] == sorted(row[:count], reverse=True)
-
-
-def best_sum(log_probs: dict[Path, float], nodes: int) -> float:
-    """The largest sum of probabilities of `nodes` paths, or of all, that hold each path's parent: every set tried."""
-    size = min(nodes, len(log_probs))
-    closed = (
-        chosen
-        for chosen in itertools.combinations(log_probs, size)
-        if all(len(path) == 1 or path[:-1] in chosen for path in chosen)
-    )
-    return max(sum(math.exp(log_probs[path]) for path in chosen) for chosen in closed)
-
-
-def probability_sum(tree: TokenTree, request: int = 0) -> float:
-    """The sum of path probabilities below the root."""
-    assert tree.log_probs is not None
-    return tree.log_probs[request, 1:].double().exp().sum().item()
-
-
 # ---- from_paths -------------------------------------------------------------------------------------------
+
 
 token_lists = st.lists(st.lists(st.integers(0, 3), max_size=5), max_size=8)
 
@@ -247,23 +198,6 @@ def test_a_joint_tree_is_optimal(device: str, seed: int, budget: int) -> None:
         assert probability_sum(tree, request) == pytest.approx(best_sum(everything, budget - 1), rel=1e-5)
 
 
-def small_joint() -> tuple[Branches, TopPairs]:
-    """Two requests; the second has one branch, and neither has as many pairs as there is room for."""
-    inf = math.inf
-    branches = Branches(
-        torch.tensor([[7, 5], [7, -1]]),
-        torch.tensor([[-0.5, -1.0], [0.0, -inf]]),
-        torch.tensor([2, 1]),
-        torch.tensor([0.0, 0.0]),
-    )
-    pairs = TopPairs(
-        torch.tensor([[-0.75, -1.5, -2.0], [-0.25, -inf, -inf]]),
-        torch.tensor([[0, 1, 0], [0, -1, -1]]),
-        torch.tensor([[8, 8, 9], [8, -1, -1]]),
-    )
-    return branches, pairs
-
-
 def test_a_small_joint_tree() -> None:
     tree = TokenTree.from_joint(roots(2), *small_joint(), budget=5)
     assert token_paths(tree, 0) == [(), (7,), (7, 8), (5,), (5, 8)]
@@ -287,94 +221,6 @@ def test_a_pair_that_rounding_put_above_its_branch_stays_below_it() -> None:
     check_valid(tree)
     assert token_paths(tree, 0) == [(), (7,), (7, 8)]
     assert tree.log_probs[0].tolist() == [0.0, -0.5, -0.5]
-
-
-# ---- optimal_shape ----------------------------------------------------------------------------------------
-
-
-def all_shapes(nodes: int, max_depth: int, max_branching: int) -> Iterator[list[Path]]:
-    """Every tree of exactly `nodes` nodes, as the rank paths of all nodes but the root."""
-
-    def forests(size: int, rank: int, depth: int) -> Iterator[list[Path]]:
-        if size == 0:
-            yield []
-        elif rank < max_branching and depth > 0:
-            for child in range(1, size + 1):
-                for below in all_shapes(child, depth - 1, max_branching):
-                    for later in forests(size - child, rank + 1, depth):
-                        yield [(rank,), *((rank, *path) for path in below), *later]
-
-    yield from forests(nodes - 1, 0, max_depth)
-
-
-def expected_length(choices: Sequence[Path], rates: Sequence[float]) -> float:
-    """The sum over nodes of the product of rates on their path, the root included."""
-    return 1.0 + sum(math.prod(rates[rank] for rank in choice) for choice in choices)
-
-
-RATES = [[0.6, 0.2, 0.1], [0.1, 0.5, 0.3], [0.25, 0.25, 0.25], [0.0, 0.7], [0.9], [0.0, 0.0], [1.0], []]
-
-
-@pytest.mark.parametrize("rates", RATES, ids=str)
-@pytest.mark.parametrize("limits", [(None, None), (2, None), (None, 2), (3, 2), (1, 1), (0, 5), (2, 0)], ids=str)
-def test_a_shape_is_optimal(rates: list[float], limits: tuple[int | None, int | None]) -> None:
-    max_depth, max_branching = limits
-    widest = min(len(rates), len(rates) if max_branching is None else max_branching)
-    deepest = 99 if max_depth is None else max_depth
-    best = 0.0
-    for nodes in range(1, 8):
-        for choices in all_shapes(nodes, deepest, widest):
-            best = max(best, expected_length(choices, rates))
-        shape = TokenTree.optimal_shape(rates, nodes, max_depth=max_depth, max_branching=max_branching)
-        assert shape.expected_length == pytest.approx(best, rel=1e-12)
-        assert expected_length(shape.choices, rates) == pytest.approx(best, rel=1e-12)
-        assert len(shape.choices) < nodes
-        assert all(len(choice) <= deepest and max(choice) < widest for choice in shape.choices)
-        known = {(), *shape.choices}
-        for choice in shape.choices:
-            assert choice[:-1] in known, "a node has its parent"
-            assert choice[-1] == 0 or (*choice[:-1], choice[-1] - 1) in known, "ranks leave none out"
-
-
-@given(
-    st.lists(st.floats(0.0, 1.0), max_size=4).map(lambda rates: [rate / max(1.0, sum(rates)) for rate in rates]),
-    st.integers(1, 12),
-    st.integers(0, 12),
-)
-def test_compiled_shapes_equal_their_reference(rates: list[float], nodes: int, max_depth: int) -> None:
-    choices, value = host.optimal_shape(rates, nodes, max_depth)
-    expected_choices, expected_value = reference.optimal_shape(rates, nodes, max_depth)
-    assert value == pytest.approx(expected_value, rel=1e-12)
-    # Equally good shapes may be told apart by the last bit, which a fused multiply-add changes.
-    assert expected_length(choices, rates) == pytest.approx(expected_length(expected_choices, rates), rel=1e-12)
-
-
-def test_a_falling_rate_makes_the_most_probable_nodes_the_best() -> None:
-    """Where the rates descend, a tree without limits holds simply the most probable nodes."""
-    rates = [0.55, 0.15, 0.08, 0.04, 0.02]
-    everything: list[float] = [1.0]
-    for depth in range(1, 9):
-        everything += [math.prod(ranks) for ranks in itertools.product(rates, repeat=depth) if math.prod(ranks) > 1e-3]
-    nodes = 48
-    best = sum(sorted(everything, reverse=True)[:nodes])
-    assert TokenTree.optimal_shape(rates, nodes).expected_length == pytest.approx(best, rel=1e-12)
-
-
-def test_no_node_is_wasted_on_what_is_never_accepted() -> None:
-    assert TokenTree.optimal_shape([1.0, 0.0], 5).choices == [(0,), (0, 0), (0, 0, 0), (0, 0, 0, 0)]
-    assert TokenTree.optimal_shape([0.0, 0.0], 5) == ([], 1.0)
-    assert TokenTree.optimal_shape([0.0, 1.0], 3) == ([(0,), (1,)], 2.0)
-
-
-def test_a_shape_is_filled_by_from_choices() -> None:
-    shape = TokenTree.optimal_shape([0.5, 0.2, 0.1], 16)
-    depth = max(map(len, shape.choices))
-    candidates = torch.arange(depth * 3).view(1, depth, 3)
-    tree = TokenTree.from_choices(roots(1), shape.choices, candidates)
-    check_valid(tree)
-    assert tree.node_counts.tolist() == [16]
-    ranks = [tuple(token % 3 for token in path) for path in token_paths(tree, 0)]
-    assert ranks == [(), *shape.choices]
 
 
 # ---- Batches ----------------------------------------------------------------------------------------------
@@ -418,138 +264,3 @@ def test_an_empty_batch(name: str) -> None:
     tree = grow(name, slice(0, 0))
     assert tree.tokens.shape == tree.parents.shape == (0, 0)
     assert (tree.log_probs is None) == (name in ("from_choices", "from_paths"))
-
-
-# ---- Bad input --------------------------------------------------------------------------------------------
-
-CANDIDATES = torch.arange(8).view(1, 2, 4)
-UNLIKELY = torch.full((1, 2, 4), -2.0)
-
-
-def refused(error: type[Exception], name: str, *arguments: Any, **options: Any) -> str:
-    """What the builder says when it refuses."""
-    with pytest.raises(error) as caught:
-        getattr(TokenTree, name)(*arguments, **options)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["from_choices", "from_paths", "best_first", "from_joint"])
-def test_wrong_root_tokens(name: str) -> None:
-    rest: dict[str, tuple[Any, ...]] = {
-        "from_choices": (SMALL_TREE, CANDIDATES),
-        "from_paths": ([[]],),
-        "best_first": (CANDIDATES, UNLIKELY),
-        "from_joint": small_joint(),
-    }
-    options = {"budget": 3} if name in ("best_first", "from_joint") else {}
-    assert refused(ValueError, name, torch.tensor([-1]), *rest[name], **options) == (
-        f"TokenTree.{name}: root_tokens[0] must be a token id from 0, got -1"
-    )
-    assert refused(TypeError, name, 5, *rest[name], **options) == (
-        f"TokenTree.{name}: root_tokens must be a Tensor, got int"
-    )
-    assert refused(ValueError, name, torch.tensor([[5]]), *rest[name], **options) == (
-        f"TokenTree.{name}: root_tokens must be [batch] int64 on cpu, got [1, 1] int64 on cpu"
-    )
-
-
-def test_wrong_choices() -> None:
-    name = "from_choices"
-    assert refused(ValueError, name, roots(1), [(0,), (0, 0), (0, 0, 0)], CANDIDATES) == (
-        "TokenTree.from_choices: choices must be paths of 1 to depth=2 ranks, got (0, 0, 0)"
-    )
-    assert refused(ValueError, name, roots(1), [()], CANDIDATES) == (
-        "TokenTree.from_choices: choices must be paths of 1 to depth=2 ranks, got ()"
-    )
-    assert refused(ValueError, name, roots(1), [(0,), (4,)], CANDIDATES) == (
-        "TokenTree.from_choices: choices must hold ranks from 0 to k - 1 = 3, got (4,)"
-    )
-    assert refused(ValueError, name, roots(1), [(0,), (-1,)], CANDIDATES) == (
-        "TokenTree.from_choices: choices must hold ranks from 0 to k - 1 = 3, got (-1,)"
-    )
-    assert refused(ValueError, name, roots(1), [(0,), (1, 0)], CANDIDATES) == (
-        "TokenTree.from_choices: choices must hold the parent of each path, got (1, 0) without (1,)"
-    )
-    assert refused(ValueError, name, roots(3), SMALL_TREE, CANDIDATES) == (
-        "TokenTree.from_choices: candidate_tokens must be [batch=3, depth, k] int64 on cpu, got [1, 2, 4] int64 on cpu"
-    )
-
-
-def test_wrong_paths() -> None:
-    assert refused(ValueError, "from_paths", roots(2), [[[1]]]) == (
-        "TokenTree.from_paths: paths must be one list of paths for each of batch=2 requests, got 1"
-    )
-    assert refused(ValueError, "from_paths", roots(2), [[[1]], [[1], [2, -1]]]) == (
-        "TokenTree.from_paths: paths[1][1] must hold token ids from 0, got -1"
-    )
-    assert refused(ValueError, "from_paths", roots(1), [[[1.5]]]) == (
-        "TokenTree.from_paths: paths[0][0] must hold token ids from 0, got 1.5"
-    )
-
-
-@pytest.mark.parametrize("name", ["from_paths", "best_first", "from_joint"])
-def test_wrong_budgets(name: str) -> None:
-    batch = 2 if name == "from_joint" else 1
-    rest: dict[str, tuple[Any, ...]] = {
-        "from_paths": ([[]],),
-        "best_first": (CANDIDATES, UNLIKELY),
-        "from_joint": small_joint(),
-    }
-    call = (name, roots(batch), *rest[name])
-    assert refused(ValueError, *call, budget=0) == (f"TokenTree.{name}: budget must be from 1 to 1048576, got 0")
-    assert refused(ValueError, *call, budget=[4] * (batch + 1)) == (
-        f"TokenTree.{name}: budget must be one number, or one for each of batch={batch} requests, got {batch + 1}"
-    )
-    assert refused(TypeError, *call, budget=[2.5] * batch) == (
-        f"TokenTree.{name}: budget must be an integer, got float"
-    )
-
-
-def test_wrong_candidates() -> None:
-    call = ("best_first", roots(1), CANDIDATES)
-    assert refused(ValueError, *call, UNLIKELY[:, :1], budget=3) == (
-        "TokenTree.best_first: candidate_log_probs must be [batch=1, depth=2, k=4] float32 on cpu, "
-        "got [1, 1, 4] float32 on cpu"
-    )
-    assert refused(TypeError, *call, UNLIKELY.double(), budget=3) == (
-        "TokenTree.best_first: candidate_log_probs must be [batch=1, depth=2, k=4] float32 on cpu, "
-        "got [1, 2, 4] float64 on cpu"
-    )
-    for value in (math.nan, 0.5, math.inf):
-        log_probs = UNLIKELY.clone()
-        log_probs[0, 1, 2] = value
-        assert refused(ValueError, *call, log_probs, budget=3) == (
-            f"TokenTree.best_first: candidate_log_probs must be at most 0 (nats), got {value:g} at [0, 1, 2]"
-        )
-
-
-def test_wrong_pairs() -> None:
-    branches, pairs = small_joint()
-    pairs.branches[1, 0] = 1
-    assert refused(ValueError, "from_joint", roots(2), branches, pairs, budget=3) == (
-        "TokenTree.from_joint: pairs.branches[1, 0] must be one of the 1 branches of its request, got 1"
-    )
-    pairs.branches[1, 0] = 2
-    assert refused(ValueError, "from_joint", roots(2), branches, pairs, budget=3) == (
-        "TokenTree.from_joint: pairs.branches[1, 0] must be one of the 1 branches of its request, got 2"
-    )
-    pairs.log_probs[1, 0], pairs.branches[1, 0], pairs.tokens[1, 0] = math.nan, -1, -1
-    assert refused(ValueError, "from_joint", roots(2), branches, pairs, budget=3) == (
-        "TokenTree.from_joint: pairs.log_probs must be at most 0 (nats), got nan at [1, 0]"
-    )
-    assert refused(ValueError, "from_joint", roots(2), branches, TopPairs(*(x[:1] for x in pairs)), budget=3) == (
-        "TokenTree.from_joint: pairs.log_probs must be [batch=2, k] float32 on cpu, got [1, 3] float32 on cpu"
-    )
-
-
-def test_wrong_rates() -> None:
-    for rates in ([0.6, 0.5], [-0.1], [math.nan], [1.5]):
-        assert refused(ValueError, "optimal_shape", rates, 4) == (
-            "TokenTree.optimal_shape: acceptance_rates must be probabilities whose sum is at most 1, since at most "
-            f"one child is accepted, got {rates}"
-        )
-    for option, low in (("nodes", 1), ("max_depth", 0), ("max_branching", 0)):
-        options = {"nodes": 4, option: low - 1}
-        assert refused(ValueError, "optimal_shape", [0.5], **options) == (
-            f"TokenTree.optimal_shape: {option} must be from {low} to 8192, got {low - 1}"
-        )

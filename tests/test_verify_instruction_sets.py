@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from instruction_sets import instruction_set_of
 from laws import built_libraries
-from test_instruction_sets import instruction_set_of
 
 import mtp_ext
 from mtp_ext.libraries import LIBRARIES, Library
