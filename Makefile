@@ -88,8 +88,8 @@ endif
 
 demo: setup
 	$(BIN)/mtp-ext study marginalization --positions 4 --output runs/demo
-	$(BIN)/mtp-ext generate --chat "Print this file again with every name in capitals:" --file mtp_ext/host.py \
-	  --max-new-tokens 96 --compare
+	$(BIN)/mtp-ext generate --chat "Explain what this Python file does, then print it again:" \
+	  --file mtp_ext/study/settings.py --max-new-tokens 200 --compare
 
 test: lint pytest test-reference wheel
 

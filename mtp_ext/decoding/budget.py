@@ -142,7 +142,9 @@ class AdaptiveBudget:
 
     def wants_draft(self) -> bool:
         is_free = self._draft_seconds is not None and self._draft_seconds < _FREE * self._costs.plain
-        return is_free or self._credit > 0.0
+        wants = is_free or self._credit > 0.0
+        self._undrafted += not wants
+        return wants
 
     def choose(self, tree: TokenTree) -> int:
         if self._credit <= 0.0:
@@ -154,40 +156,43 @@ class AdaptiveBudget:
         return best + 1 if rates[best] > _MARGIN * rates[0] else 1
 
     def learn(self, outcome: Outcome) -> None:
-        if outcome.draft is None:
-            self._undrafted += 1
-        else:
+        if outcome.draft is not None:
             known = self._draft_seconds
-            self._draft_seconds = outcome.draft_seconds if known is None else 0.8 * known + 0.2 * outcome.draft_seconds
+            seconds = outcome.draft_seconds
+            self._draft_seconds = seconds if known is None else 0.8 * known + 0.2 * seconds
             self._passed += outcome.nodes == 1
             self._calibration.learn(*_outcomes(outcome.draft, outcome.written))
-        if outcome.draft is not None:
-            plain = self._costs.plain
-            taken = min(outcome.pass_seconds, 2.0 * float(self._costs.up_to(outcome.nodes)[-1]))
-            if outcome.nodes == 1:
-                taken = plain
-            mean_written = sum(map(len, outcome.written)) / len(outcome.written)
-            self._credit += mean_written - (outcome.draft_seconds + taken) / plain
-            self._credit = min(self._credit, _LARGEST_GAIN)
+            self._credit = min(self._credit + self._gain(outcome), _LARGEST_GAIN)
         self._credit += _REFILL
         self._costs.learn(outcome.nodes, outcome.pass_seconds)
 
+    def _gain(self, outcome: Outcome) -> float:
+        """What drafting has saved, in plain passes: those that would have written as much, less what was spent."""
+        plain = self._costs.plain
+        written = sum(map(len, outcome.written)) / len(outcome.written)
+        # No more than twice what is usual: one hiccup is not the draft's fault. A plain pass is none of its cost.
+        usual = float(self._costs.up_to(outcome.nodes)[-1])
+        spent = plain if outcome.nodes == 1 else min(outcome.pass_seconds, 2.0 * usual)
+        return written - (outcome.draft_seconds + spent) / plain
+
     def explain(self, budgets: Counter[int]) -> str:
-        passes = sum(budgets.values())
+        passes, plain = sum(budgets.values()), budgets[1]
         if not passes:
             return "No pass was needed."
-        plain = budgets[1]
-        nodes, count = max(budgets.items(), key=lambda item: (item[1], item[0]))
-        cost = float(self._costs.up_to(nodes)[-1]) / self._costs.plain
-        if nodes > 1:
-            most = f"{nodes} nodes were the best choice most often, in {count} of {passes} passes, at {cost:.2f} times"
-            return f"{most} the time of a plain pass; {plain} passes were plain."
-        reasons = []
-        if self._undrafted:
-            reasons.append(f"in {self._undrafted} no draft was made, because earlier ones had not earned their time")
+        parts = []
+        if trees := passes - plain:
+            nodes = sum(size * count for size, count in budgets.items() if size > 1) / trees
+            cost = float(self._costs.up_to(round(nodes))[-1]) / self._costs.plain
+            parts.append(
+                f"{trees} of {passes} passes ran a tree, of {nodes:.0f} nodes on average, at {cost:.2f} times the time "
+                "of a plain pass"
+            )
         if self._passed:
-            reasons.append(f"in {self._passed} no part of the draft promised more tokens a second than plain decoding")
-        return f"{plain} of {passes} passes were plain: {'; '.join(reasons)}."
+            parts.append(f"in {self._passed} no part of the draft promised more tokens a second than plain decoding")
+        if self._undrafted:
+            parts.append(f"in {self._undrafted} no draft was made, because earlier ones had not earned their time")
+        sentence = "; ".join(parts)
+        return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _probabilities(tree: TokenTree) -> NDArray[np.float64]:
