@@ -131,6 +131,7 @@ def test_fixed() -> None:
 def test_explanations() -> None:
     chooser = budget()
     assert chooser.explain(Counter()) == "No pass was needed."
+    assert chooser.explain(Counter({1: 1})) == "Nothing was left to draft."
     chooser = budget(max_new_tokens=0)
     assert not chooser.wants_draft()
     for _ in range(2):

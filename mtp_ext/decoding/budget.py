@@ -191,7 +191,7 @@ class AdaptiveBudget:
             parts.append(f"in {self._passed} no part of the draft promised more tokens a second than plain decoding")
         if self._undrafted:
             parts.append(f"in {self._undrafted} no draft was made, because earlier ones had not earned their time")
-        sentence = "; ".join(parts)
+        sentence = "; ".join(parts) or "nothing was left to draft"
         return f"{sentence[0].upper()}{sentence[1:]}."
 
 
