@@ -1,6 +1,7 @@
 """The plots of the benchmarks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import cycle
 from pathlib import Path
 from statistics import mode
 
@@ -9,8 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 from records import Results, Timing, rivals_of
 
-_COLORS = {"eager": "#4477AA", "compiled": "#EE6677", "reference": "#BBBBBB", "marginalize": "#228833"}
-_COLORS |= {"SDPA": "#4477AA", "flex_attention": "#EE6677", "vLLM chain": "#CCBB44", "ours": "black"}
+_COLORS = {"ours": "black", "eager": "#4477AA", "SDPA": "#4477AA", "compiled": "#EE6677", "reference": "#BBBBBB"}
+_MORE_COLORS = ("#228833", "#CCBB44", "#AA3377", "#66CCEE", "#EE8866")
+
+
+def _colors_of(rivals: Iterable[str]) -> dict[str, str]:
+    """The same for those of many plots, any for the others."""
+    more = cycle(_MORE_COLORS)
+    return {rival: _COLORS.get(rival) or next(more) for rival in rivals}
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
@@ -48,10 +55,10 @@ def _panels(results: Results, title: str, panel: Callable[[Axes, list[Timing]], 
 
 def _speed(results: Results) -> Figure:
     def panel(axis: Axes, timings: list[Timing]) -> None:
-        for rival in rivals_of(timings):
+        for rival, color in _colors_of(rivals_of(timings)).items():
             places = [place for place, timing in enumerate(timings) if rival in timing.seconds]
             ratios = [timings[place].ratio(rival) for place in places]
-            axis.scatter(ratios, places, label=rival, color=_COLORS[rival], s=22, zorder=3)
+            axis.scatter(ratios, places, label=rival, color=color, s=22, zorder=3)
         axis.axvline(1, color="black", linewidth=1)
         axis.set_xscale("log")
         low, high = axis.get_xlim()
@@ -87,11 +94,11 @@ def _scaling(results: Results) -> Figure:
     for axis, grows, fixed, label in ((axes[0], 2, 1, "nodes"), (axes[1], 1, 2, "rows of prefix")):
         common = mode(timing.shape[fixed] for timing in results.scaling)
         shown = sorted((t for t in results.scaling if t.shape[fixed] == common), key=lambda t: t.shape[grows])
-        for variant in ["ours", *rivals_of(shown)]:
+        for variant, color in _colors_of(["ours", *rivals_of(shown)]).items():
             for dtype, line in (("float32", "--"), ("bfloat16", "-")):
                 sizes = [timing.shape[grows] for timing in shown if timing.dtype == dtype]
                 times = [1e3 * timing.seconds[variant] for timing in shown if timing.dtype == dtype]
-                axis.plot(sizes, times, line, marker="o", ms=4, color=_COLORS[variant], label=f"{variant} {dtype}")
+                axis.plot(sizes, times, line, marker="o", ms=4, color=color, label=f"{variant} {dtype}")
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
