@@ -63,7 +63,7 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
 def test_info_says_what_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info"]) == 0
     printed = capsys.readouterr().out
-    facts = {line[:25].strip(): line[25:] for line in printed.splitlines()}
+    facts = dict(re.split("  +", line, maxsplit=1) for line in printed.splitlines())
     assert facts["mtp_ext"].startswith(mtp_ext.__version__)
     assert facts["torch"] == torch.__version__
     assert facts["CPU capability"] == torch.backends.cpu.get_cpu_capability()

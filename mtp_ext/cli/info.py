@@ -26,8 +26,10 @@ def add_parser(commands: "Commands") -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    for name, value in _facts():
-        print(f"{name:<25}{value}")
+    facts = list(_facts())
+    width = max(len(name) for name, _ in facts) + 2
+    for name, value in facts:
+        print(f"{name:<{width}}{value}")
     return 0
 
 
