@@ -11,7 +11,7 @@ namespace mtp_ext {
 namespace {
 
 constexpr const char* kOp = "tree_attention";
-constexpr int64_t kStateFloats = 1 << 20;  // of partial states in memory at a time: 4 MiB
+constexpr int64_t kStateFloats = 3 << 18;  // of partial states in memory at a time: 3 MiB
 constexpr int64_t kTasksPerThread = 4;     // so that no thread waits long for the last one
 
 void check_ancestor_bits(const TreeAttention& a) {
@@ -151,14 +151,16 @@ void run(TreeAttention a, const scalar_t* query, const scalar_t* key, const scal
     std::vector<int64_t> offsets;
     int64_t floats = 0;
     size_t last = first;
-    while (last < tiles.size() && (last == first || floats < kStateFloats)) {
+    for (; last < tiles.size(); ++last) {
       const AttentionTile& tile = tiles[last];
-      for (int64_t part = 0; part < part_count(a.prefix(tile.b)); ++part) {
+      const int64_t parts = part_count(a.prefix(tile.b));
+      const int64_t part_floats = (tile.head_end - tile.head_begin) * state_floats(a, tile.end - tile.begin);
+      if (last > first && floats + parts * part_floats > kStateFloats) break;
+      for (int64_t part = 0; part < parts; ++part) {
         tasks.push_back({last, part});
         offsets.push_back(floats);
-        floats += (tile.head_end - tile.head_begin) * state_floats(a, tile.end - tile.begin);
+        floats += part_floats;
       }
-      ++last;
     }
     float* state = memory.get<float>(floats);
     std::vector<std::vector<PartialState>> states(last - first);
