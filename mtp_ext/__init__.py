@@ -1,4 +1,4 @@
-"""Fast kernels for multi-token prediction in PyTorch: marginalization over intermediate tokens and tree attention."""
+"""Fast kernels for multi-token prediction in PyTorch: marginalization over intermediate tokens, trees, verification."""
 
 from importlib.metadata import version as _version
 
