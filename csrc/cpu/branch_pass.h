@@ -1,5 +1,5 @@
-// What the bindings of all marginalization ops share: the batch as they received it, and the first pass over
-// it.
+// What the bindings of all marginalization ops share: the batch as they received it, the first pass over it, and the
+// mixtures of whole rows.
 #pragma once
 
 #include <optional>
@@ -80,6 +80,17 @@ void for_each_pass(const scalar_t* logits, const BranchBatch& batch, bool renorm
     }
     body(pass);
   }
+}
+
+// Writes the mixtures of some rows, [rows, vocab]; a row has so many branches on average.
+template <typename scalar_t>
+void mix_rows(const scalar_t* logits, const std::vector<Mixture>& mixtures, int64_t branches_per_row, int64_t vocab,
+              float* out) {
+  const int64_t tiles = ceil_div(vocab, kTile);
+  parallel_items(static_cast<int64_t>(mixtures.size()) * tiles, kTile * branches_per_row, [&](int64_t i) {
+    const int64_t row = i / tiles, column = i % tiles * kTile;
+    mix_columns(logits, mixtures[row], column, std::min(kTile, vocab - column), out + row * vocab + column);
+  });
 }
 
 }  // namespace mtp_ext

@@ -8,17 +8,11 @@ Tensor marginalize_cpu(const Tensor& branch_logits, const Tensor& branch_log_pro
                        bool renormalize) {
   const BranchBatch batch = check_branches("marginalize", branch_logits, branch_log_probs, indptr);
   const int64_t vocab = batch.layout.vocab;
-  const int64_t tiles = ceil_div(vocab, kTile);
   const Tensor out = new_empty(branch_log_probs, {batch.layout.rows, vocab}, kFloat32);
   float* data = out.mutable_data_ptr<float>();
   dispatch_logits("marginalize", branch_logits, [&](const auto* logits) {
     for_each_pass(logits, batch, renormalize, false, [&](const BranchPass& pass) {
-      parallel_items(pass.rows() * tiles, kTile * pass.branches_per_row(), [&](int64_t i) {
-        const int64_t row = i / tiles;
-        const int64_t column = i % tiles * kTile;
-        mix_columns(logits, pass.mixtures[row], column, std::min(kTile, vocab - column),
-                    data + (pass.row_begin + row) * vocab + column);
-      });
+      mix_rows(logits, pass.mixtures, pass.branches_per_row(), vocab, data + pass.row_begin * vocab);
     });
   });
   return out;

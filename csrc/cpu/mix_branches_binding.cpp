@@ -30,16 +30,11 @@ Tensor mix_branches_cpu(const Tensor& branch_logits, const Tensor& branch_log_pr
     mixtures.push_back(make_mixture(layout, begin, layout.end(row), batch.log_weights.data() + begin,
                                     known.data() + begin, /*renormalize=*/false));
   }
-  const int64_t tiles = ceil_div(layout.vocab, kTile);
   const Tensor out = new_empty(branch_log_probs, {layout.rows, layout.vocab}, kFloat32);
   float* data = out.mutable_data_ptr<float>();
   dispatch_logits(kOp, branch_logits, [&](const auto* logits) {
     const int64_t branches_per_row = ceil_div(layout.branches, std::max<int64_t>(1, layout.rows));
-    parallel_items(layout.rows * tiles, kTile * branches_per_row, [&](int64_t i) {
-      const int64_t row = i / tiles, column = i % tiles * kTile;
-      mix_columns(logits, mixtures[row], column, std::min(kTile, layout.vocab - column),
-                  data + row * layout.vocab + column);
-    });
+    mix_rows(logits, mixtures, branches_per_row, layout.vocab, data);
   });
   return out;
 }

@@ -1,3 +1,4 @@
+#include "probable_tokens.h"
 #include "select_branches.h"
 #include "top_candidates.h"
 
@@ -6,29 +7,6 @@ namespace {
 
 // Octaves below the best token. Real nuclei of 0.99 end 10 to 20 octaves down.
 constexpr float kReaches[] = {12, 20, 40, kInfinity};
-
-// Every token of a logit of at least `lowest`, as candidates valued by their logit.
-template <typename scalar_t>
-void collect(const scalar_t* logits, int64_t vocab, const float* block_maxima, float lowest,
-             std::vector<Candidate>& found) {
-  found.clear();
-  for (int64_t begin = 0; begin < vocab; begin += kBlock) {
-    if (block_maxima[begin / kBlock] < lowest) continue;
-    const int64_t end = std::min(begin + kBlock, vocab);
-    int64_t token = begin;
-    for (; token + kLanes <= end; token += kLanes) {
-      uint32_t above = ~less_mask(load(logits + token), broadcast(lowest)) & kAllLanes;
-      for (; above; above &= above - 1) {
-        const int64_t id = token + __builtin_ctz(above);
-        found.push_back({to_float(logits[id]), id});
-      }
-    }
-    for (; token < end; ++token) {
-      const float logit = to_float(logits[token]);
-      if (logit >= lowest) found.push_back({logit, token});
-    }
-  }
-}
 
 }  // namespace
 
@@ -47,7 +25,9 @@ Nucleus select_row(const scalar_t* logits, int64_t vocab, const Normalizer& norm
   double mass = 0;
   for (const float reach : kReaches) {
     const float lowest = std::max(best - reach / limits.scale, std::numeric_limits<float>::lowest());  // never -inf
-    collect(logits, vocab, block_maxima, lowest, found);
+    found.clear();
+    for_probable_tokens(logits, vocab, block_maxima, lowest,
+                        [&](float logit, int64_t token) { found.push_back({logit, token}); });
     const bool full = static_cast<int64_t>(found.size()) >= limits.width;
     if (full) {
       std::nth_element(found.begin(), found.begin() + (limits.width - 1), found.end(), precedes);

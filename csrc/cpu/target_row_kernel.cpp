@@ -1,7 +1,7 @@
 #include <cmath>
 
+#include "probable_tokens.h"
 #include "target_row.h"
-#include "top_candidates.h"
 
 namespace mtp_ext {
 namespace {
@@ -16,30 +16,6 @@ struct Token {
 };
 
 bool more_probable(const Token& a, const Token& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
-
-// The tokens of a logit of at least `lowest`, in ascending order.
-template <typename scalar_t>
-std::vector<Token> collect(const scalar_t* logits, int64_t vocab, const std::vector<float>& block_maxima, float lowest,
-                           float best, float scale) {
-  std::vector<Token> found;
-  const auto add = [&](int64_t id) {
-    const float logit = to_float(logits[id]);
-    found.push_back({logit, std::exp2((logit - best) * scale), id});
-  };
-  for (int64_t begin = 0; begin < vocab; begin += kBlock) {
-    if (block_maxima[begin / kBlock] < lowest) continue;
-    const int64_t end = std::min(begin + kBlock, vocab);
-    int64_t id = begin;
-    for (; id + kLanes <= end; id += kLanes) {
-      uint32_t above = ~less_mask(load(logits + id), broadcast(lowest)) & kAllLanes;
-      for (; above; above &= above - 1) add(id + __builtin_ctz(above));
-    }
-    for (; id < end; ++id) {
-      if (to_float(logits[id]) >= lowest) add(id);
-    }
-  }
-  return found;
-}
 
 double sum_masses(const Token* begin, const Token* end) {
   double sum = 0;
@@ -81,9 +57,11 @@ std::vector<Token> truncate(const scalar_t* logits, int64_t vocab, const TargetL
     const double octaves = enough ? least_octaves : -reach;
     // A little lower than the rounding of this sum; and never -inf, whose tokens are impossible.
     const double lowest = best + (octaves * 1.0001 - 1e-3) / limits.scale;
-    tokens =
-        collect(logits, vocab, block_maxima,
-                static_cast<float>(std::max<double>(lowest, std::numeric_limits<float>::lowest())), best, limits.scale);
+    tokens.clear();
+    for_probable_tokens(
+        logits, vocab, block_maxima.data(),
+        static_cast<float>(std::max<double>(lowest, std::numeric_limits<float>::lowest())),
+        [&](float logit, int64_t id) { tokens.push_back({logit, std::exp2((logit - best) * limits.scale), id}); });
     const bool full = by_rank && static_cast<int64_t>(tokens.size()) >= limits.top_k;
     if (full) {
       std::nth_element(tokens.begin(), tokens.begin() + (limits.top_k - 1), tokens.end(), more_probable);

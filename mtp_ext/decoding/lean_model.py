@@ -14,7 +14,7 @@ from mtp_ext.decoding.lean_rope import RopeTable
 from mtp_ext.decoding.linear import Linear
 from mtp_ext.decoding.target import best_tokens, check_prompts, check_tree, position_limit
 from mtp_ext.integrations.tree_attention import TreePass
-from mtp_ext.integrations.tree_model import check_tokens
+from mtp_ext.integrations.tree_model import check_tokens, plan_chain
 from mtp_ext.kv_cache import KVCache
 from mtp_ext.tree import TokenTree
 
@@ -108,14 +108,11 @@ class LeanModel:
     def prefill(self, input_ids: Tensor, cache: KVCache, attention_mask: Tensor | None = None) -> LeanPass:
         op = "prefill"
         check_tokens(op, "input_ids", input_ids, self._model, cache.batch)
-        first, end = check_prompts(op, input_ids, attention_mask, cache, self.max_positions)
-        starts = cache.starts.where(cache.starts < cache.lengths, cache.lengths + first)
-        rows = TreePass(cache.lengths, None, end, starts)
-        positions = (cache.lengths - starts)[:, None] + torch.arange(input_ids.shape[1], device=self.device)
-        hidden = self._run(op, input_ids, positions.clamp_(min=0), cache, rows)
-        cache.starts = starts
-        cache.advance(end)
-        last = hidden.view(*input_ids.shape, -1)[torch.arange(cache.batch, device=self.device), end - 1]
+        chain = plan_chain(op, input_ids, attention_mask, cache)
+        check_prompts(op, chain, cache, self.max_positions)
+        hidden = self._run(op, input_ids, chain.positions, cache, chain.rows)
+        chain.keep(cache)
+        last = hidden.view(*input_ids.shape, -1)[torch.arange(cache.batch, device=self.device), chain.ends - 1]
         return self._pass(last, cache.batch)
 
     @torch.no_grad()

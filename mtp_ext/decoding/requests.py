@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from mtp_ext.decoding.target import Target
+from mtp_ext.integrations.tree_model import check_attention_mask
 from mtp_ext.ops.checks import check_tensor
-
-_MASK_DTYPES = (torch.int64, torch.int32, torch.bool, torch.float32)
 
 
 @dataclass
@@ -47,8 +46,7 @@ def check_prompts(target: Target, input_ids: Tensor, attention_mask: Tensor | No
             f"generate: input_ids must hold a request, and of each at least one token, got {list(input_ids.shape)}"
         )
     if attention_mask is not None:
-        shape = list(zip(("batch", "tokens"), input_ids.shape, strict=True))
-        check_tensor("generate", "attention_mask", attention_mask, shape, _MASK_DTYPES, input_ids)
+        check_attention_mask("generate", input_ids, attention_mask)
         lengths = attention_mask.bool().sum(1)
         if (lengths == 0).any():
             raise ValueError(f"generate: every prompt must hold a token, request {int(lengths.argmin())} has none")

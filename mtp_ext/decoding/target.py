@@ -7,22 +7,28 @@ keeps the chosen rows.
 import inspect
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from mtp_ext.integrations.prefix import serves_trees
-from mtp_ext.integrations.tree_attention import NAME, real_tokens
+from mtp_ext.integrations.tree_attention import NAME
 from mtp_ext.integrations.tree_cache import TreeCache
-from mtp_ext.integrations.tree_model import chain_forward, check_tokens, tree_attention_in, tree_forward
+from mtp_ext.integrations.tree_model import (
+    Chain,
+    chain_forward,
+    check_tokens,
+    plan_chain,
+    tree_attention_in,
+    tree_forward,
+)
 from mtp_ext.kv_cache import KVCache
 from mtp_ext.ops import checks
 from mtp_ext.tree import TokenTree
 
 _UNLIMITED = 2**31 - 1
-_MASK_DTYPES = (torch.int64, torch.int32, torch.bool, torch.float32)
 
 
 class TargetPass(Protocol):
@@ -121,37 +127,14 @@ def check_model(op: str, model: Any) -> None:
             raise ValueError(f"{op}: model must take {argument}, got {type(model).__name__}, which does not")
 
 
-class Prompts(NamedTuple):
-    """Where the tokens of a batch of prompts are, int64 [batch] each: the first one, and the first place behind the
-    last one."""
-
-    first: Tensor
-    end: Tensor
-
-
-def check_prompts(
-    op: str, input_ids: Tensor, attention_mask: Tensor | None, cache: KVCache, max_positions: int
-) -> Prompts:
-    """The arguments of `Target.prefill`, `input_ids` checked already.
-
-    Raises:
-        ValueError, TypeError: a mask of a wrong shape or dtype, a request without a token, padding between tokens or
-            behind tokens in the cache, more tokens than positions.
-    """
-    batch, tokens = input_ids.shape
-    if attention_mask is None:
-        prompts = Prompts(input_ids.new_zeros(batch), input_ids.new_full((batch,), tokens))
-    else:
-        shape = list(zip(("batch", "tokens"), input_ids.shape, strict=True))
-        checks.check_tensor(op, "attention_mask", attention_mask, shape, _MASK_DTYPES, input_ids)
-        prompts = Prompts(*real_tokens(op, attention_mask))
-        if (empty := prompts.first == prompts.end).any():
-            request = int(empty.nonzero()[0])
-            raise ValueError(f"{op}: attention_mask must leave a token of each request, got none of request {request}")
-        if ((prompts.first > 0) & (cache.starts < cache.lengths)).any():
-            raise ValueError(f"{op}: attention_mask must not begin with padding behind tokens in the cache")
-    _check_positions(op, prompts.end - prompts.first, cache, max_positions)
-    return prompts
+def check_prompts(op: str, chain: Chain, cache: KVCache, max_positions: int) -> None:
+    """Raises a ValueError unless each request of `Target.prefill` has a token, and a position for each of them."""
+    assert chain.rows.starts is not None
+    tokens = chain.ends - (chain.rows.starts - cache.lengths).clamp(min=0)  # without the padding before them
+    if (empty := tokens == 0).any():
+        request = int(empty.nonzero()[0])
+        raise ValueError(f"{op}: attention_mask must leave a token of each request, got none of request {request}")
+    _check_positions(op, tokens, cache, max_positions)
 
 
 def check_tree(op: str, tree: TokenTree, cache: KVCache, max_positions: int) -> None:
@@ -220,8 +203,9 @@ class TransformersTarget:
     def prefill(self, input_ids: Tensor, cache: KVCache, attention_mask: Tensor | None = None) -> TransformersPass:
         op = "prefill"
         check_tokens(op, "input_ids", input_ids, self.model, cache.batch)
-        end = check_prompts(op, input_ids, attention_mask, cache, self.max_positions).end
-        kept, place = (end - 1).unique(return_inverse=True)
+        chain = plan_chain(op, input_ids, attention_mask, cache)
+        check_prompts(op, chain, cache, self.max_positions)
+        kept, place = (chain.ends - 1).unique(return_inverse=True)
         with self._attention():
             logits: Tensor = chain_forward(
                 self.model, input_ids, self._over(cache), attention_mask=attention_mask, logits_to_keep=kept

@@ -6,6 +6,7 @@ A decoding loop is `chain_forward` over the prompts, then again and again `tree_
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from mtp_ext.integrations.tree_attention import (
     real_tokens,
 )
 from mtp_ext.integrations.tree_cache import TreeCache
+from mtp_ext.kv_cache import KVCache
 from mtp_ext.ops import checks
 from mtp_ext.tree import TokenTree
 
@@ -56,23 +58,9 @@ def chain_forward(
     op = "chain_forward"
     _check(op, model, cache)
     check_tokens(op, "input_ids", input_ids, model, cache.kv.batch)
-    kv = cache.kv
-    starts, counts = kv.starts, None
-    if attention_mask is not None:
-        shape = list(zip(("batch", "tokens"), input_ids.shape, strict=True))
-        checks.check_tensor(op, "attention_mask", attention_mask, shape, _MASK_DTYPES, input_ids)
-        first, counts = real_tokens(op, attention_mask)
-        begun = starts < kv.lengths
-        idle = begun & (first == counts)  # nothing but padding, behind the last token
-        first, counts = first.masked_fill(idle, 0), counts.masked_fill(idle, 0)
-        if (begun & (first > 0)).any():
-            raise ValueError(f"{op}: attention_mask must not begin with padding behind tokens in the cache")
-        starts = starts.where(begun, kv.lengths + first)
-    positions = (kv.lengths - starts)[:, None] + torch.arange(input_ids.shape[1], device=input_ids.device)
-    tree_pass = TreePass(kv.lengths, None, counts, starts)
-    output = _forward(op, model, input_ids, positions.clamp(min=0), cache, tree_pass, options)
-    kv.starts = starts
-    kv.advance(input_ids.shape[1] if counts is None else counts)
+    chain = plan_chain(op, input_ids, attention_mask, cache.kv)
+    output = _forward(op, model, input_ids, chain.positions, cache, chain.rows, options)
+    chain.keep(cache.kv)
     return output
 
 
@@ -136,6 +124,54 @@ def tree_forward(model: PreTrainedModel, tree: TokenTree, cache: TreeCache, **op
     kv = cache.kv
     tree_pass = TreePass(kv.lengths, tree.ancestors, tree.node_counts, kv.starts)
     return _forward(op, model, tokens, tree.position_ids(kv.lengths - kv.starts), cache, tree_pass, options)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The next tokens of each request, one after the other, as a pass.
+
+    Attributes:
+        rows: what they see.
+        positions: int64 [batch, tokens]; 0 for padding before the first one.
+        ends: int64 [batch]: the rows that the cache keeps, which are the tokens and the padding before them.
+    """
+
+    rows: TreePass
+    positions: Tensor
+    ends: Tensor
+
+    def keep(self, kv: KVCache) -> None:
+        """The tokens are in the cache from now on."""
+        assert self.rows.starts is not None
+        kv.starts = self.rows.starts
+        kv.advance(self.ends)
+
+
+def plan_chain(op: str, input_ids: Tensor, attention_mask: Tensor | None, kv: KVCache) -> Chain:
+    """The pass of these tokens, checked already, behind those in the cache; arguments as in `chain_forward`.
+
+    Raises:
+        ValueError, TypeError: a mask of a wrong shape or dtype, padding between tokens or behind those in the cache.
+    """
+    batch, tokens = input_ids.shape
+    starts, ends, counts = kv.starts, input_ids.new_full((batch,), tokens), None
+    if attention_mask is not None:
+        check_attention_mask(op, input_ids, attention_mask)
+        first, ends = real_tokens(op, attention_mask)
+        begun = starts < kv.lengths
+        idle = begun & (first == ends)  # nothing but padding, behind the last token
+        first, ends = first.masked_fill(idle, 0), ends.masked_fill(idle, 0)
+        if (begun & (first > 0)).any():
+            raise ValueError(f"{op}: attention_mask must not begin with padding behind tokens in the cache")
+        starts, counts = starts.where(begun, kv.lengths + first), ends
+    positions = (kv.lengths - starts)[:, None] + torch.arange(tokens, device=input_ids.device)
+    return Chain(TreePass(kv.lengths, None, counts, starts), positions.clamp_(min=0), ends)
+
+
+def check_attention_mask(op: str, input_ids: Tensor, attention_mask: Tensor) -> None:
+    """Raises unless this is a mask [batch, tokens] of the tokens."""
+    shape = list(zip(("batch", "tokens"), input_ids.shape, strict=True))
+    checks.check_tensor(op, "attention_mask", attention_mask, shape, _MASK_DTYPES, input_ids)
 
 
 def _forward(
