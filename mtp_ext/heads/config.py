@@ -1,0 +1,89 @@
+"""What a set of heads is, and of which model: what is stored beside their weights."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+KINDS = ("transformer", "mlp")
+HIDDEN_STATES = ("last", "weighted")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that heads were made for.
+
+    Attributes:
+        name: its folder or hub name, where known; to be read by people.
+        architecture: its class.
+        layers, hidden_size, vocab: its sizes.
+        fingerprint: of all of its weights, see `Backbone.fingerprint`.
+    """
+
+    name: str
+    architecture: str
+    layers: int
+    hidden_size: int
+    vocab: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """A set of heads.
+
+    Attributes:
+        horizons: ascending; the head of horizon n predicts x[t+n] given x[..t]. 1 is the model's own next token.
+        kind: "transformer" or "mlp".
+        hidden_states: "last" or "weighted".
+        width: of an mlp head's hidden layer; None for transformer heads.
+        base: the model.
+        temperature: of the weights of weighted hidden states, T in softmax(w / T).
+
+    Raises:
+        ValueError: a value that is not one of these.
+    """
+
+    horizons: tuple[int, ...]
+    kind: str
+    hidden_states: str
+    width: int | None
+    base: BaseModel
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        ascending = all(a < b for a, b in zip(self.horizons, self.horizons[1:], strict=False))
+        if not self.horizons or not all(type(n) is int and n >= 1 for n in self.horizons) or not ascending:
+            raise ValueError(
+                f"MTPHeads: horizons must be different whole numbers from 1, ascending, got {list(self.horizons)}"
+            )
+        if self.kind not in KINDS:
+            raise ValueError(f"MTPHeads: kind must be 'transformer' or 'mlp', got {self.kind!r}")
+        if self.hidden_states not in HIDDEN_STATES:
+            raise ValueError(f"MTPHeads: hidden_states must be 'last' or 'weighted', got {self.hidden_states!r}")
+
+    @property
+    def layers(self) -> range:
+        """The layers of the model, counted from 1, whose outputs the heads read.
+
+        Transformer heads read layer L-1 and weighted heads layers 1 to L-1; an mlp head reads what the LM head reads.
+        """
+        last = self.base.layers
+        if self.hidden_states == "weighted":
+            return range(1, last)
+        return range(last - 1, last) if self.kind == "transformer" else range(0)
+
+    def with_base(self, base: BaseModel) -> "HeadsConfig":
+        return replace(self, base=base)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "HeadsConfig":
+        """The opposite of `to_dict`.
+
+        Raises:
+            TypeError, KeyError, ValueError: other fields than these.
+        """
+        base, horizons = BaseModel(**fields["base"]), tuple(fields["horizons"])
+        return cls(**fields | {"base": base, "horizons": horizons})

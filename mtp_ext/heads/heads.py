@@ -1,0 +1,206 @@
+"""MTP heads: further tokens from the hidden states of a model that was trained for the next one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from mtp_ext.heads import storage
+from mtp_ext.heads.backbone import Backbone, LayerOutputs
+from mtp_ext.heads.config import HeadsConfig
+from mtp_ext.heads.mlp_head import MLPHead
+from mtp_ext.heads.transformer_head import copy_final_layer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_FIRST_WEIGHT = 0.1  # of weighted hidden states
+
+
+class MTPHeads(nn.Module):
+    """Heads for several horizons; the head of horizon n predicts x[t+n] given x[..t].
+
+    A `transformer` head is a decoder layer like the model's own final one, reading the layer before it, and followed
+    by the model's final norm: the model's depth stays as it is, and the head attends to earlier tokens. An `mlp` head
+    is a residual block on the last hidden state (after the final norm, as the LM head reads it): cheap to draft with.
+
+    With `hidden_states="weighted"` a head reads softmax(w / T) . Z instead, a mixture of the outputs of layers 1 to
+    L-1 by weights of its own, T = 0.1, which start as 0.1; an mlp head reads it through the model's final norm.
+
+    Final norm and unembedding are the model's own: borrowed, frozen, and not among the parameters.
+
+    Example:
+        >>> heads = MTPHeads.from_model(model, horizons=[2, 3], kind="mlp")
+        >>> states = heads.layer_outputs(model, input_ids)
+        >>> logits = [hidden @ heads.unembedding.T for hidden in heads(states)]  # of x[t+2] and of x[t+3]
+
+    Attributes:
+        config: what they are, and of which model.
+
+    Source: arXiv 2502.09419.
+    """
+
+    config: HeadsConfig
+
+    def __init__(self, backbone: Backbone, config: HeadsConfig, *, copies: int = 0) -> None:
+        """Heads with weights from torch's generator, the first `copies` transformer heads as copies.
+
+        `from_model` and `from_pretrained` are the ways in.
+        """
+        super().__init__()
+        self.config = config
+        self._borrowed = (backbone,)  # in a tuple: no submodule
+        like = backbone.unembedding
+        count, hidden = len(config.horizons), like.shape[1]
+        if config.width is None:
+            heads = [copy_final_layer(backbone, index, initialise=index >= copies) for index in range(count)]
+        else:
+            heads = [MLPHead(hidden, config.width, device=like.device, dtype=like.dtype) for _ in range(count)]
+        self.heads = nn.ModuleList(heads)
+        if config.hidden_states == "weighted":
+            weights = like.new_full((count, len(config.layers)), _FIRST_WEIGHT, dtype=torch.float32)
+            self.layer_weights = nn.Parameter(weights)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: "PreTrainedModel",
+        horizons: Sequence[int],
+        *,
+        kind: str = "transformer",
+        hidden_states: str = "last",
+        width: int | None = None,
+        seed: int = 0,
+    ) -> "MTPHeads":
+        """New heads for a model, in its dtype and on its device; the model stays as it is.
+
+        Args:
+            model: a causal transformers model whose layers are called as Llama's are.
+            horizons: how many tokens ahead each head predicts: 2 is the token after the next one.
+            kind: "transformer" (the first one starts as the model's own final layer, the others with random weights
+                of the model's own initialiser), or "mlp" (each starts by predicting the next token).
+            hidden_states: "last" or "weighted".
+            width: of an mlp head's hidden layer; default: the model's hidden size.
+            seed: of the random weights.
+
+        Raises:
+            TypeError: not a transformers model.
+            ValueError: an unknown architecture, or an argument that is none of these.
+        """
+        backbone = Backbone(model)
+        if kind == "transformer" and width is not None:
+            raise ValueError("MTPHeads: width is for kind 'mlp', a transformer head has the sizes of the final layer")
+        if kind == "mlp" and width is None:
+            width = backbone.unembedding.shape[1]
+        config = HeadsConfig(tuple(horizons), kind, hidden_states, width, backbone.describe())
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return cls(backbone, config, copies=1)
+
+    @property
+    def unembedding(self) -> Tensor:
+        """[vocab, hidden]: the model's own, without a gradient; `forward(...)[i] @ unembedding.T` are logits."""
+        return self._backbone.unembedding
+
+    def bind(self, model: "PreTrainedModel") -> "MTPHeads":
+        """From now on these are heads of this model, such as the one they were trained with jointly."""
+        self._borrowed = (Backbone(model),)
+        self.config = self.config.with_base(self._backbone.describe())
+        return self
+
+    def layer_outputs(
+        self, model: "PreTrainedModel", input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> LayerOutputs:
+        """What the heads read, from one pass of the model: with a gradient where the caller has not turned it off.
+
+        Args:
+            model: the heads' own, also with adapters by peft.
+            input_ids: int64 [batch, tokens].
+            attention_mask: [batch, tokens], 0 for padding.
+        """
+        return Backbone(model).layer_outputs(self.config.layers, input_ids, attention_mask)
+
+    def new_caches(self) -> DynamicCache:
+        """Empty keys and values for `forward`: a layer for each transformer head."""
+        return DynamicCache()
+
+    def forward(
+        self,
+        states: LayerOutputs,
+        *,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        caches: DynamicCache | None = None,
+    ) -> list[Tensor]:
+        """The heads' hidden states, after the final norm: logits are `hidden @ unembedding.T`.
+
+        Args:
+            states: from `layer_outputs`.
+            position_ids: int64 [batch, tokens]; default: those that follow the tokens in `caches`.
+            attention_mask: [batch, tokens in caches and states], 0 for padding; mlp heads need none.
+            caches: from `new_caches`; states are then of the tokens behind those it holds.
+
+        Returns:
+            Of each head [batch, tokens, hidden].
+        """
+        inputs = self._inputs(states)
+        if self.config.kind == "mlp":
+            return [head(hidden) for head, hidden in zip(self.heads, inputs, strict=True)]
+        backbone, like = self._backbone, inputs[0]
+        if position_ids is None:
+            seen = 0 if caches is None else caches.get_seq_length()
+            position_ids = torch.arange(seen, seen + like.shape[1], device=like.device)[None]
+        options = {
+            "attention_mask": backbone.causal_mask(like, position_ids, attention_mask, caches),
+            "position_ids": position_ids,
+            "position_embeddings": backbone.rotation(like, position_ids),
+            **backbone.cache_options(caches),
+        }
+        outputs = [head(hidden, **options) for head, hidden in zip(self.heads, inputs, strict=True)]
+        return [backbone.final_norm(out if isinstance(out, Tensor) else out[0]) for out in outputs]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes heads.safetensors and, to be read by people, config.json; a file appears whole or not at all."""
+        storage.save(Path(folder), self.config, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, model: "PreTrainedModel") -> "MTPHeads":
+        """Heads that `save_pretrained` wrote, in the model's dtype and on its device, in evaluation mode.
+
+        Args:
+            folder: with heads.safetensors.
+            model: the one they were made for.
+
+        Raises:
+            FileNotFoundError: no heads there.
+            ValueError: a file that is cut short, or heads of another model; the message says how it differs.
+        """
+        config, weights = storage.load(Path(folder))
+        backbone = Backbone(model)
+        storage.check_base(Path(folder), config.base, backbone.describe())
+        with torch.random.fork_rng():
+            heads = cls(backbone, config, copies=len(config.horizons))
+        storage.fill(Path(folder), heads, weights)
+        return heads.eval()
+
+    @property
+    def _backbone(self) -> Backbone:
+        return self._borrowed[0]
+
+    def _inputs(self, states: LayerOutputs) -> list[Tensor]:
+        """What each head reads, [batch, tokens, hidden]."""
+        if self.config.hidden_states == "weighted":
+            mixed = self._mix(states.layers)
+            return mixed if self.config.kind == "transformer" else [self._backbone.final_norm(z) for z in mixed]
+        read = states.layers[0] if self.config.kind == "transformer" else states.last_hidden
+        return [read] * len(self.heads)
+
+    def _mix(self, layers: Sequence[Tensor]) -> list[Tensor]:
+        shares: Any = (self.layer_weights / self.config.temperature).softmax(-1)
+        return [
+            sum((share * layer for share, layer in zip(row, layers, strict=True)), torch.zeros(())).to(layers[0].dtype)
+            for row in shares
+        ]
