@@ -8,6 +8,7 @@ from torch import Tensor
 from mtp_ext import ops
 from mtp_ext.marginalize import TopTokens
 from mtp_ext.skinny_linear import PackedLinear
+from mtp_ext.vocab_dtensor import local_copy, local_slice, vocab_group
 
 WORKSPACE_BYTES = 48 << 20
 
@@ -35,7 +36,8 @@ def linear_marginalize(
 
     With a group, each rank holds a slice of the vocabulary, in the order of the ranks, of any length, 0 included; all
     else is the same on every rank. Ranks exchange normalisers, never logits, and a rank that refuses its arguments
-    tells the others.
+    tells the others. A DTensor unembedding, placed as Shard(0), brings its group; a bias is then one too, and the
+    other arguments may be, placed as Replicate(). Results are this rank's own tensors.
 
     Has no gradient; `linear_marginalize_targets` has.
 
@@ -60,8 +62,9 @@ def linear_marginalize(
 
     Source: equation 6 of arXiv 2502.09419.
     """
+    op = "linear_marginalize"
     inputs = _inputs(
-        branch_hidden, unembedding, branch_log_probs, indptr, bias, softcap, renormalize, workspace_bytes, group
+        op, branch_hidden, unembedding, branch_log_probs, indptr, bias, softcap, renormalize, workspace_bytes, group
     )
     out: Tensor = ops.linear_marginalize(*inputs)
     return out
@@ -95,8 +98,9 @@ def linear_marginalize_topk(
     Raises:
         ValueError, TypeError: as in `linear_marginalize`, or k out of range.
     """
+    op = "linear_marginalize_topk"
     inputs = _inputs(
-        branch_hidden, unembedding, branch_log_probs, indptr, bias, softcap, renormalize, workspace_bytes, group
+        op, branch_hidden, unembedding, branch_log_probs, indptr, bias, softcap, renormalize, workspace_bytes, group
     )
     return TopTokens(*ops.linear_marginalize_topk(*inputs, k))
 
@@ -130,14 +134,16 @@ def linear_marginalize_targets(
     Raises:
         ValueError, TypeError: as in `linear_marginalize`, or a target out of range (on a CPU).
     """
+    op = "linear_marginalize_targets"
     inputs = _inputs(
-        branch_hidden, unembedding, branch_log_probs, indptr, bias, softcap, renormalize, workspace_bytes, group
+        op, branch_hidden, unembedding, branch_log_probs, indptr, bias, softcap, renormalize, workspace_bytes, group
     )
-    out: Tensor = ops.linear_marginalize_targets(*inputs, targets)[0]
+    out: Tensor = ops.linear_marginalize_targets(*inputs, local_copy(op, "targets", targets))[0]
     return out
 
 
 def _inputs(
+    op: str,
     branch_hidden: Tensor,
     unembedding: Tensor | PackedLinear,
     branch_log_probs: Tensor,
@@ -148,10 +154,12 @@ def _inputs(
     workspace_bytes: int,
     group: "torch.distributed.ProcessGroup | None",
 ) -> tuple[Any, ...]:
-    """The arguments that the ops have in common."""
-    weight, out_features = unembedding, None
+    """The arguments that the ops have in common, of DTensors the local part."""
+    group = vocab_group(op, unembedding, group)
+    weight, out_features = local_slice(op, "unembedding", unembedding), None
     if isinstance(unembedding, PackedLinear):
         weight, out_features = unembedding.panels, unembedding.out_features
-    name = None if group is None else group.group_name
-    shared = (branch_hidden, weight, branch_log_probs, indptr, bias, softcap)
-    return *shared, out_features, renormalize, workspace_bytes, name
+    hidden = local_copy(op, "branch_hidden", branch_hidden)
+    log_probs = local_copy(op, "branch_log_probs", branch_log_probs)
+    shared = (hidden, weight, log_probs, local_copy(op, "indptr", indptr), local_slice(op, "bias", bias), softcap)
+    return *shared, out_features, renormalize, workspace_bytes, None if group is None else group.group_name

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from linear_cases import LinearCase, linear_case
 from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import mtp_ext
 
@@ -38,6 +40,7 @@ CASES: dict[str, tuple[LinearCase, dict[str, Any]]] = {
     "broken": (broken_case(), {}),
     "no branches": (linear_case([0, 0], 16, 33), {}),
     "few tokens": (linear_case([2, 3], 16, 3), {}),
+    "dtensor": (linear_case([3, 3], 16, 1001, bias=True, dense=True), {}),
 }
 
 
@@ -61,6 +64,8 @@ def slice_of(case: LinearCase, rank: int, world: int) -> LinearCase:
 def run_laws(rank: int, world: int, group: Any) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name, (case, options) in CASES.items():
+        if name == "dtensor":
+            continue
         part = slice_of(case, rank, world)
         for op in OPS:
             results[name, op] = part.run(op, group=group, **options_of(op, case), **options)
@@ -68,6 +73,7 @@ def run_laws(rank: int, world: int, group: Any) -> dict[str, Any]:
         packed = slice_of(CASES["ragged"][0], rank, world)
         results["packed"] = packed.run(OPS[0], group=group, **{"unembedding": mtp_ext.pack_linear(packed.unembedding)})
     results["gradients"] = gradients(CASES["ragged"][0], rank, world, group)
+    results |= run_dtensors(world)
     for name, change in REFUSALS.items():
         case = change(slice_of(CASES["ragged"][0], rank, world), rank)
         try:
@@ -83,6 +89,33 @@ def gradients(case: LinearCase, rank: int, world: int, group: Any) -> list[Tenso
     leaves = part.hidden.clone().requires_grad_(), part.unembedding.clone().requires_grad_()
     out = replace(part, hidden=leaves[0], unembedding=leaves[1]).run(OPS[2], group=group, **options_of(OPS[2], case))
     return list(torch.autograd.grad(out[out.isfinite()].sum(), leaves))
+
+
+def run_dtensors(world: int) -> dict[str, Any]:
+    """The ops on DTensors, their gradient, and placements that are refused."""
+    mesh = init_device_mesh("cpu", (world,))
+    case = CASES["dtensor"][0]
+    shards = [Shard(0)]
+    unembedding, bias = (distribute_tensor(x, mesh, shards) for x in (case.unembedding, case.bias))
+    hidden, log_probs = (distribute_tensor(x, mesh, [Replicate()]) for x in (case.hidden, case.log_probs))
+    inputs = {"branch_hidden": hidden, "unembedding": unembedding, "branch_log_probs": log_probs, "bias": bias}
+    results: dict[str, Any] = {("dtensor", op): case.run(op, **inputs, **options_of(op, case)) for op in OPS}
+    leaves = [x.detach().requires_grad_() for x in (hidden, unembedding)]
+    out = case.run(OPS[2], **(inputs | dict(zip(["branch_hidden", "unembedding"], leaves, strict=True))),
+                   **options_of(OPS[2], case))  # fmt: skip
+    results["dtensor gradients"] = [x.full_tensor() for x in torch.autograd.grad(out.sum(), leaves)]
+    refused = {
+        "placement": {"unembedding": distribute_tensor(case.unembedding, mesh, [Shard(1)])},
+        "bias": {"bias": distribute_tensor(case.bias, mesh, [Replicate()])},
+        "hidden": {"branch_hidden": distribute_tensor(case.hidden, mesh, [Shard(0)])},
+        "group": {"group": distributed.group.WORLD},
+    }
+    for name, change in refused.items():
+        try:
+            case.run(OPS[0], **(inputs | change))
+        except ValueError as error:
+            results["dtensor refusal", name] = str(error)
+    return results
 
 
 REFUSALS: dict[str, Callable[[LinearCase, int], LinearCase]] = {

@@ -90,8 +90,31 @@ def test_packed_slices(ranks: list[Any]) -> None:
     assert_within_budget(packed, case.reference(), case.oracle())
 
 
-def test_gradients(ranks: list[Any]) -> None:
-    case = CASES["ragged"][0]
+def test_gradients_of_dtensors(ranks: list[Any]) -> None:
+    case = CASES["dtensor"][0]
+    for one, reference, exact in zip(ranks[0]["dtensor gradients"], *reference_gradients(case), strict=True):
+        assert_within_budget(one, reference, exact, scale=case.largest_logit)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("placement", "unembedding must be a DTensor placed as (Shard(dim=0),) on a mesh of one dimension, got "
+                      "(Shard(dim=1),) on a mesh of 1; a mesh's own dimension is mesh['name']"),
+        ("bias", "bias must be a DTensor placed as (Shard(dim=0),) on a mesh of one dimension, got (Replicate(),) on a "
+                 "mesh of 1; a mesh's own dimension is mesh['name']"),
+        ("hidden", "branch_hidden must be a DTensor placed as (Replicate(),) on a mesh of one dimension, got "
+                   "(Shard(dim=0),) on a mesh of 1; a mesh's own dimension is mesh['name']"),
+        ("group", "group must be None where unembedding is a DTensor, which has its own"),
+    ],
+)  # fmt: skip
+def test_dtensors_placed_otherwise_are_refused(ranks: list[Any], name: str, sentence: str) -> None:
+    for results in ranks:
+        assert results["dtensor refusal", name] == f"linear_marginalize: {sentence}"
+
+
+def reference_gradients(case: LinearCase) -> tuple[list[Tensor], list[Tensor]]:
+    """Of hidden states and unembedding, in float32 and float64."""
 
     def gradients(kind: str, dtype: torch.dtype) -> list[Tensor]:
         inputs = case.map(lambda x: x if x.dtype == torch.int64 else x.to(dtype))
@@ -99,7 +122,12 @@ def test_gradients(ranks: list[Any]) -> None:
         out = getattr(inputs, kind)(OPS[2], **options_of(OPS[2], case))
         return list(torch.autograd.grad(out[out.isfinite()].sum(), leaves))
 
-    expected, oracle = gradients("reference", torch.float32), gradients("reference", torch.float64)
+    return gradients("reference", torch.float32), gradients("reference", torch.float64)
+
+
+def test_gradients(ranks: list[Any]) -> None:
+    case = CASES["ragged"][0]
+    expected, oracle = reference_gradients(case)
     hidden = whole(OPS[2], case, [rank["gradients"][0] for rank in ranks])
     unembedding = torch.cat([rank["gradients"][1] for rank in ranks])
     for one, reference, exact in zip((hidden, unembedding), expected, oracle, strict=True):
