@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtp_ext.branches import Branches, select_branches
-from mtp_ext.marginalize import TopPairs, TopTokens, joint_topk, marginalize_topk
+from mtp_ext.marginalize import TopPairs, TopTokens, marginalize_topk
 from mtp_ext.ops import checks
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def predict_marginal(
         p(x[t+2] | x[..t]) = sum over y of p(y | x[..t]) p(x[t+2] | x[..t], y)
 
     One forward pass over the prompts, then, for each prompt, one over its branches y, as siblings on its KV
-    cache.
+    cache. Their logits exist a chunk of branches at a time.
 
     Args:
         model: a transformers causal language model in evaluation mode, which goes by position ids
@@ -70,7 +70,9 @@ def predict_marginal(
 
     Source: equation 6 of arXiv 2502.09419.
     """
-    from mtp_ext.integrations.prefix import open_prefix  # needs transformers, which has made the model
+    # These need transformers, which has made the model.
+    from mtp_ext.integrations.prefix import open_prefix
+    from mtp_ext.integrations.siblings import siblings
 
     _check(model, input_ids, k)
     prefix = open_prefix(model, *input_ids.shape)
@@ -82,15 +84,15 @@ def predict_marginal(
 
     second, pairs = [], []
     for row, count in enumerate(branches.counts.tolist()):
-        after = prefix.branch_logits(row, branches.tokens[row, :count])[None]
-        log_probs = branches.log_probs[row : row + 1, :count]
-        second.append(marginalize_topk(after, log_probs, k=k))
-        pairs.append(joint_topk(after, log_probs, k=k))
+        behind = siblings(prefix, row, branches.tokens[row, :count])
+        log_probs = branches.log_probs[row, :count]
+        second.append(behind.topk(log_probs, k))
+        pairs.append(behind.joint_topk(log_probs, k))
     certain = logits.new_zeros(logits.shape[0], 1, dtype=torch.float32)
     return MarginalPrediction(
         next=marginalize_topk(logits[:, None], certain, k=k),  # a mixture of one
-        second=TopTokens(*map(torch.cat, zip(*second, strict=True))),
-        pairs=TopPairs(*map(torch.cat, zip(*pairs, strict=True))),
+        second=TopTokens(*map(torch.stack, zip(*second, strict=True))),
+        pairs=TopPairs(*map(torch.stack, zip(*pairs, strict=True))),
         branches=branches,
     )
 

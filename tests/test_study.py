@@ -104,7 +104,7 @@ def test_settings_do_not_influence_each_other(text: Text) -> None:
 
 def test_both_timed_functions_agree(text: Text) -> None:
     [(_, branch_pass)] = measure_text(tiny_llama(), text, torch.tensor([40]), [Setting(top_k=200)])
-    timing = time_marginalize(branch_pass.logits, branch_pass.log_probs)
+    timing = time_marginalize(branch_pass.siblings.logits(200)[None], branch_pass.log_probs[None])
     assert (timing.branches, timing.vocab) == (200, 256)
     assert timing.largest_difference < 1e-5
 

@@ -5,13 +5,16 @@ and itself.
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.utils import ModelOutput
 
+from mtp_ext.integrations.model_head import ModelHead, watch_head
 from mtp_ext.integrations.tree_cache import TreeCache, other_layer
 from mtp_ext.integrations.tree_model import chain_forward, sibling_forward, tree_attention_in
 from mtp_ext.ops.checks import LOGIT_DTYPES
@@ -29,6 +32,14 @@ class Prefix(Protocol):
 
     def branch_logits(self, row: int, tokens: Tensor) -> Tensor:
         """Logits [m, vocab] of what follows each of the branches `tokens`, int64 [m], of prompt `row`."""
+
+    def branch_hidden(self, row: int, tokens: Tensor) -> Tensor:
+        """What the model's head reads for each of them: the last hidden states [m, hidden]."""
+
+    @property
+    def head(self) -> ModelHead | None:
+        """What gives `branch_logits` from `branch_hidden`, known from the first `extend` on; None where the model
+        does something else."""
 
 
 def open_prefix(model: PreTrainedModel, batch: int, length: int) -> Prefix:
@@ -48,18 +59,25 @@ class TreePrefix:
     def __init__(self, model: PreTrainedModel, batch: int, length: int) -> None:
         self.model = model
         self.cache = TreeCache(model, batch, length + MAX_BRANCHES)
+        self.head: ModelHead | None = None
 
     def extend(self, input_ids: Tensor) -> Tensor:
-        with tree_attention_in(self.model):
+        with tree_attention_in(self.model), watch_head(self.model) as watch:
             logits: Tensor = chain_forward(self.model, input_ids, self.cache, logits_to_keep=1).logits
+        self.head = watch.head(logits)
         return logits[:, 0]
 
     def branch_logits(self, row: int, tokens: Tensor) -> Tensor:
+        return self._in_passes(row, tokens, lambda *inputs: sibling_forward(self.model, *inputs).logits)
+
+    def branch_hidden(self, row: int, tokens: Tensor) -> Tensor:
+        base = self.model.base_model
+        return self._in_passes(row, tokens, lambda *inputs: sibling_forward(base, *inputs).last_hidden_state)
+
+    def _in_passes(self, row: int, tokens: Tensor, run: Callable[[Tensor, TreeCache], Tensor]) -> Tensor:
         cache = self.cache.request(row)
         with tree_attention_in(self.model):
-            passes = [
-                sibling_forward(self.model, branches[None], cache).logits[0] for branches in tokens.split(MAX_BRANCHES)
-            ]
+            passes = [run(branches[None], cache)[0] for branches in tokens.split(MAX_BRANCHES)]
         return passes[0] if len(passes) == 1 else torch.cat(passes)
 
 
@@ -69,19 +87,30 @@ class MaskPrefix:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.cache = DynamicCache(config=model.config)
+        self.head: ModelHead | None = None
 
     @torch.no_grad()
     def extend(self, input_ids: Tensor) -> Tensor:
-        output = self.model(input_ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        with watch_head(self.model) as watch:
+            output = self.model(input_ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         logits: Tensor = output.logits
+        self.head = watch.head(logits)
         return logits[:, 0]
 
     @torch.no_grad()
     def branch_logits(self, row: int, tokens: Tensor) -> Tensor:
-        passes = [self._sibling_pass(row, branches) for branches in tokens.split(MAX_BRANCHES)]
+        passes = [self._sibling_pass(self.model, row, branches).logits[0] for branches in tokens.split(MAX_BRANCHES)]
         return passes[0] if len(passes) == 1 else torch.cat(passes)
 
-    def _sibling_pass(self, row: int, tokens: Tensor) -> Tensor:
+    @torch.no_grad()
+    def branch_hidden(self, row: int, tokens: Tensor) -> Tensor:
+        base = self.model.base_model
+        passes = [
+            self._sibling_pass(base, row, branches).last_hidden_state[0] for branches in tokens.split(MAX_BRANCHES)
+        ]
+        return passes[0] if len(passes) == 1 else torch.cat(passes)
+
+    def _sibling_pass(self, model: PreTrainedModel, row: int, tokens: Tensor) -> ModelOutput:
         # A cache of its own, made of views: transformers appends by concatenation, so the shared one stays.
         prefix = DynamicCache([(layer.keys[row : row + 1], layer.values[row : row + 1]) for layer in self.cache.layers])
         nodes, length = tokens.shape[0], self.cache.get_seq_length()
@@ -89,14 +118,13 @@ class MaskPrefix:
         mask = torch.full((nodes, length + nodes), torch.finfo(dtype).min, dtype=dtype, device=tokens.device)
         mask[:, :length] = 0.0
         mask[:, length:].fill_diagonal_(0.0)
-        logits: Tensor = self.model(
+        return model(
             tokens[None],
             attention_mask=mask[None, None],
             position_ids=torch.full_like(tokens[None], length),
             past_key_values=prefix,
             use_cache=True,
-        ).logits
-        return logits[0]
+        )
 
 
 def serves_trees(model: PreTrainedModel) -> bool:

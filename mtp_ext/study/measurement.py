@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mtp_ext.integrations.prefix import open_prefix
-from mtp_ext.marginalize import marginalize_targets, marginalize_topk
+from mtp_ext.integrations.siblings import Siblings, siblings
+from mtp_ext.marginalize import marginalize_topk
 from mtp_ext.study.settings import Setting
 from mtp_ext.study.texts import Text
 
@@ -31,7 +32,7 @@ class Measurement:
         next_top1, next_top5: whether the real next token was the most probable one, or among the five.
         second_top1, second_top5: the same of the token after it, which the branches are summed out for.
         second_nll: minus the log-probability of the real second token, in nats.
-        seconds: summing out, that is `marginalize_topk` and `marginalize_targets`.
+        seconds: summing out, from the branches' hidden states on.
     """
 
     kind: str
@@ -47,17 +48,16 @@ class Measurement:
     seconds: float
 
 
-@dataclass(frozen=True)
-class BranchPass:
+class BranchPass(NamedTuple):
     """All branches of one position, those of the widest setting, and what they cost.
 
     Attributes:
-        logits: [1, branches, vocab].
-        log_probs: float32 [1, branches], nats, most probable first.
-        seconds: the forward pass over the branches.
+        siblings: the branches, after the pass over them.
+        log_probs: float32 [branches], nats, most probable first.
+        seconds: the forward pass.
     """
 
-    logits: Tensor
+    siblings: Siblings
     log_probs: Tensor
     seconds: float
 
@@ -86,25 +86,18 @@ def measure_text(
         choices = [setting.select(logits) for setting in settings]
         counts = [int(choice.counts) for choice in choices]
         widest = choices[max(range(len(settings)), key=counts.__getitem__)]
-        branches, log_probs = widest.tokens[0, : max(counts)], widest.log_probs[:, : max(counts)]
+        branches, log_probs = widest.tokens[0, : max(counts)], widest.log_probs[0, : max(counts)]
         if bool((branches < 0).any()):
             raise ValueError(
                 f"study: model must give finite logits, got NaN or infinity at token {position}, {text.path}"
             )
         start = time.perf_counter()
-        after = prefix.branch_logits(0, branches)[None]
-        branch_pass = BranchPass(after, log_probs, time.perf_counter() - start)
-
+        branch_pass = BranchPass(siblings(prefix, 0, branches), log_probs, time.perf_counter() - start)
         next_target, second_target = tokens[position + 1], tokens[position + 2]
-        certain = torch.zeros_like(log_probs[:, :1])
-        next_top = marginalize_topk(logits[None], certain, k=_TOP).tokens[0]
-        measurements = []
-        for setting, choice, count in zip(settings, choices, counts, strict=True):
-            start = time.perf_counter()
-            top = marginalize_topk(after[:, :count], log_probs[:, :count], k=_TOP).tokens[0]
-            log_prob = marginalize_targets(after[:, :count], log_probs[:, :count], second_target[None])
-            second_nll = -float(log_prob)
-            measurements.append(
+        next_top = _top(logits[0])
+        measured = dict(_second_tokens(branch_pass, second_target, sorted(set(counts))))
+        yield (
+            [
                 Measurement(
                     kind=text.kind,
                     position=position,
@@ -113,10 +106,41 @@ def measure_text(
                     dropped_mass=float(choice.dropped_mass),
                     next_top1=bool(next_top[0] == next_target),
                     next_top5=bool((next_top == next_target).any()),
-                    second_top1=bool(top[0] == second_target),
-                    second_top5=bool((top == second_target).any()),
-                    second_nll=second_nll,
-                    seconds=time.perf_counter() - start,
+                    **measured[count],
                 )
-            )
-        yield measurements, branch_pass
+                for setting, choice, count in zip(settings, choices, counts, strict=True)
+            ],
+            branch_pass,
+        )
+
+
+def _second_tokens(
+    branch_pass: BranchPass, target: Tensor, counts: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What the first branches say of the second token, for each of the ascending `counts`.
+
+    The mixture over more branches is that over fewer of them and the others: each branch is summed out once.
+    """
+    behind, log_probs, _ = branch_pass
+    mixture = log_probs.new_full((1,), float("-inf"))  # of no branches, whatever the vocabulary
+    done, seconds = 0, 0.0
+    for count in counts:
+        start = time.perf_counter()
+        mixture = mixture.logaddexp(behind.mixture(log_probs, done, count))
+        top = _top(mixture)
+        log_prob = mixture[target] - log_probs[:count].logsumexp(0)
+        done, seconds = count, seconds + time.perf_counter() - start
+        yield (
+            count,
+            {
+                "second_top1": bool(top[0] == target),
+                "second_top5": bool((top == target).any()),
+                "second_nll": -float(log_prob),
+                "seconds": seconds,
+            },
+        )
+
+
+def _top(scores: Tensor) -> Tensor:
+    """The most probable tokens [_TOP] by scores [vocab], ties to the lower token."""
+    return marginalize_topk(scores[None, None], scores.new_zeros(1, 1, dtype=torch.float32), k=_TOP).tokens[0]
