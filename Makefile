@@ -106,15 +106,17 @@ format: $(TOOLS)
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(FORMATTED)
 
+PYTEST := -m pytest --numprocesses 2 --dist loadfile
+
 pytest: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 test-exhaustive: setup
-	$(BIN)/python -m pytest -m exhaustive
+	$(BIN)/python $(PYTEST) -m exhaustive
 
 test-instruction-sets: setup
-	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest
-	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest
+	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python $(PYTEST)
+	ATEN_CPU_CAPABILITY=default $(BIN)/python $(PYTEST)
 
 # A clean environment in the folder $(1), which borrows torch and the tools from $(VENV) but not this package (a
 # .pth file does not pass on those of the folder it names). PYTHONSAFEPATH keeps the source tree off the path.
@@ -129,7 +131,7 @@ test-reference: setup
 	$(call clean_environment,build/reference)
 	MTP_EXT_BUILD=none $(PIP) --python build/reference/bin/python install --no-deps --no-build-isolation .
 	build/reference/bin/mtp-ext info
-	build/reference/bin/python -m pytest
+	build/reference/bin/python $(PYTEST)
 
 wheel: export PYTHONSAFEPATH = 1
 wheel: setup

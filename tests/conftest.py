@@ -1,4 +1,12 @@
-"""What all tests share: the devices they run on and how hypothesis draws."""
+"""What all tests share: the devices they run on, how hypothesis draws, and one thread each.
+
+Two processes of one thread each run the suite in half the time of one with two: its calls are small. A law about
+threads sets their number itself (`mtp_ext.testing.threads`).
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is loaded, here and in the processes that tests start
 
 import pytest
 import torch
