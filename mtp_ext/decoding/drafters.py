@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
+from torch import Tensor
 
 from mtp_ext.decoding.target import Target
 from mtp_ext.tree import TokenTree
@@ -39,10 +40,30 @@ class DraftSession(Protocol):
         """From now on only these requests of the batch are left, by index, in this order: the others are finished."""
 
 
+class ReadingSession(DraftSession, Protocol):
+    """One that drafts from the target's hidden states; the target must be a `ReadableTarget`.
+
+    Attributes:
+        layers: whose outputs it reads, as in `ReadableTarget.keeping`.
+    """
+
+    layers: Sequence[int]
+
+    def read(self, layer_outputs: Sequence[Tensor], rows: Sequence[Sequence[int]]) -> None:
+        """What the layers gave for the tokens that were kept last; called after the prompts and after each pass,
+        before `observe`.
+
+        Args:
+            layer_outputs: of each layer [batch, nodes, hidden].
+            rows: of each request those of the tokens that it keeps.
+        """
+
+
 class Drafter(Protocol):
     """Proposes trees of candidate tokens. One drafter serves any number of calls of `generate`.
 
-    A drafter of your own is a class with `start`, which returns an object with the three methods of `DraftSession`;
+    A drafter of your own is a class with `start`, which returns an object with the three methods of `DraftSession`,
+    or with those of `ReadingSession`;
     `grow_tree` makes its `TokenTree` from lists. A wrong draft costs time and never changes the text.
     """
 
@@ -52,6 +73,10 @@ class Drafter(Protocol):
         Raises:
             ValueError: the drafter does not fit the target.
         """
+
+
+def is_reading(session: DraftSession | None) -> TypeGuard[ReadingSession]:
+    return hasattr(session, "read")
 
 
 def grow_tree(drafts: Sequence[Draft], device: torch.device | str = "cpu") -> TokenTree:

@@ -1,6 +1,7 @@
 """A forward pass of the Llama family with little around its products: a `Target` that reads the weights of a Hugging
 Face model and leaves the model as it is."""
 
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -43,20 +44,19 @@ def why_not_lean(model: Any) -> str | None:
 
 
 class LeanPass:
-    """Hidden states of a pass, float32 [batch, nodes, hidden], and the head that reads them."""
+    """Hidden states of a pass, float32 [batch, nodes, hidden], and the model whose head reads them."""
 
-    def __init__(self, hidden: Tensor, head: Linear, softcap: float | None) -> None:
+    def __init__(self, hidden: Tensor, model: "LeanModel", layer_outputs: Sequence[Tensor]) -> None:
         self.hidden = hidden
-        self._head = head
-        self._softcap = softcap
+        self.layer_outputs = layer_outputs
+        self._model = model
 
     def logits(self) -> Tensor:
-        logits = self._head(self.hidden)
-        return logits if self._softcap is None else logits.div_(self._softcap).tanh_().mul_(self._softcap)
+        return self._model.logits(self.hidden)
 
     def best_tokens(self) -> Tensor:
         # Softcapped logits may be equal where the outputs of the head are not.
-        return self._head.best(self.hidden) if self._softcap is None else best_tokens(self.logits())
+        return self._model.head.best(self.hidden) if self._model.softcap is None else best_tokens(self.logits())
 
 
 class LeanModel:
@@ -83,6 +83,7 @@ class LeanModel:
         self._model: PreTrainedModel = model
         self._table: nn.Embedding = model.get_input_embeddings()
         self._rope = RopeTable(model.model.rotary_emb, self.layers[0].attention.head_dim)
+        self._kept: Sequence[int] = ()
 
     def with_arithmetic(self, arithmetic: str) -> "LeanModel":
         """The same weights; with "bfloat16", products and the cache are in bfloat16."""
@@ -90,6 +91,11 @@ class LeanModel:
         model.layers = [layer.with_arithmetic(arithmetic) for layer in self.layers]
         model.head = self.head.with_arithmetic(arithmetic)
         model.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[arithmetic]
+        return model
+
+    def keeping(self, layers: Sequence[int]) -> "LeanModel":
+        model = copy(self)
+        model._kept = layers
         return model
 
     @property
@@ -110,10 +116,10 @@ class LeanModel:
         check_tokens(op, "input_ids", input_ids, self._model, cache.batch)
         chain = plan_chain(op, input_ids, attention_mask, cache)
         check_prompts(op, chain, cache, self.max_positions)
-        hidden = self._run(op, input_ids, chain.positions, cache, chain.rows)
+        hidden, kept = self._run(op, input_ids, chain.positions, cache, chain.rows)
         chain.keep(cache)
-        last = hidden.view(*input_ids.shape, -1)[torch.arange(cache.batch, device=self.device), chain.ends - 1]
-        return self._pass(last, cache.batch)
+        last = hidden[torch.arange(cache.batch, device=self.device), chain.ends - 1]
+        return LeanPass(self.norm(last)[:, None], self, kept)
 
     @torch.no_grad()
     def run_tree(self, tree: TokenTree, cache: KVCache) -> LeanPass:
@@ -123,25 +129,33 @@ class LeanModel:
         check_tokens(op, "tree.tokens", tokens, self._model, cache.batch)
         rows = TreePass(cache.lengths, tree.ancestors, tree.node_counts, cache.starts)
         positions = tree.position_ids(cache.lengths - cache.starts)
-        return self._pass(self._run(op, tokens, positions, cache, rows), cache.batch)
+        hidden, kept = self._run(op, tokens, positions, cache, rows)
+        return LeanPass(self.norm(hidden), self, kept)
 
-    def _run(self, op: str, tokens: Tensor, positions: Tensor, cache: KVCache, rows: TreePass) -> Tensor:
-        """float32 [batch * nodes, hidden], before the final norm."""
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = self.head(hidden)
+        return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
+
+    def _run(
+        self, op: str, tokens: Tensor, positions: Tensor, cache: KVCache, rows: TreePass
+    ) -> tuple[Tensor, list[Tensor]]:
+        """float32 [batch, nodes, hidden], before the final norm, and the outputs of the layers to keep."""
         if len(cache.keys) < len(self.layers):
             raise ValueError(
                 f"{op}: cache must come from new_cache, with {len(self.layers)} layers, got {len(cache.keys)}"
             )
         rotation = self._rope(positions, min(cache.capacity, self.max_positions))
         hidden = self._embed(tokens.flatten())
-        for layer, key, value in zip(self.layers, cache.keys, cache.values, strict=False):
+        states, kept = hidden.view(*tokens.shape, -1), []
+        for number, (layer, key, value) in enumerate(zip(self.layers, cache.keys, cache.values, strict=False), 1):
             layer(hidden, rotation, key, value, rows)
-        return hidden
+            if number in self._kept:
+                kept.append(states.clone() if number < len(self.layers) else self.norm(states))
+        return states, kept
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """A new float32 [rows, hidden]."""
         hidden = embedding(tokens, self._table.weight).float()
         scale = getattr(self._table, "embed_scale", None)  # Gemma's
         return hidden if scale is None else hidden.mul_(scale.float())
-
-    def _pass(self, hidden: Tensor, batch: int) -> LeanPass:
-        return LeanPass(self.norm(hidden).view(batch, -1, hidden.shape[-1]), self.head, self.softcap)

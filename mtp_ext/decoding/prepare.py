@@ -1,5 +1,7 @@
 """`prepare`: a Hugging Face model made ready for decoding, without a change to what it says."""
 
+from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -75,6 +77,14 @@ class PreparedModel:
 
     def run_tree(self, tree: TokenTree, cache: KVCache) -> TargetPass:
         return self._target.run_tree(tree, cache)
+
+    def keeping(self, layers: Sequence[int]) -> "PreparedModel":
+        prepared = copy(self)
+        prepared._running = self._target.keeping(layers)
+        return prepared
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self._target.logits(hidden)
 
 
 def prepare(model: PreTrainedModel, *, storage: str = "auto", arithmetic: str = "float32") -> PreparedModel:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from mtp_ext.decoding.budget import AdaptiveBudget, Budget, FixedBudget, Outcome
 from mtp_ext.decoding.costs import MOST_NODES, measured_costs
-from mtp_ext.decoding.drafters import Drafter, DraftSession, check_draft, roots_alone
+from mtp_ext.decoding.drafters import Drafter, DraftSession, check_draft, is_reading, roots_alone
 from mtp_ext.decoding.requests import Request
 from mtp_ext.decoding.sampling import Chance, Sampling
 from mtp_ext.decoding.statistics import Statistics
 from mtp_ext.decoding.stopping import Stopping
-from mtp_ext.decoding.target import Target
+from mtp_ext.decoding.target import Target, readable
 from mtp_ext.kv_cache import KVCache, commit_
 from mtp_ext.tree import TokenTree
 from mtp_ext.verify import Accepted
@@ -73,9 +73,14 @@ class Run:
         if self._drafter is not None:
             prompts = [request.prompt for request in self.requests]
             self._session = self._drafter.start(self._target, prompts, settings.max_new_tokens)
+            if is_reading(self._session):
+                self._target = readable("generate", self._target).keeping(self._session.layers)
         capacity = input_ids.shape[1] + settings.max_new_tokens + self._budget.most_nodes
         self._cache = self._target.new_cache(len(self.requests), capacity)
         prompt_pass = self._target.prefill(input_ids, self._cache, attention_mask)
+        if is_reading(self._session):
+            real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            self._session.read(prompt_pass.layer_outputs, [row.nonzero()[:, 0].tolist() for row in real])
         roots = self._roots()
         evidence = settings.sampling.evidence(prompt_pass)
         self._write(self._written(roots, settings.sampling.verify(roots, evidence, self._uniforms(1))))
@@ -93,11 +98,15 @@ class Run:
         begin = perf_counter()
         draft, tree = self._draft()
         drafted = perf_counter()
-        evidence = sampling.evidence(self._target.run_tree(tree, self._cache))
+        tree_pass = self._target.run_tree(tree, self._cache)
+        evidence = sampling.evidence(tree_pass)
         ran = perf_counter()
         accepted = sampling.verify(tree, evidence, self._uniforms(tree.tokens.shape[1]))
         self._cache.lengths = commit_(self._cache.keys, self._cache.values, self._cache.lengths, accepted)
         written = self._written(tree, accepted)
+        if is_reading(self._session):
+            paths = zip(accepted.nodes.tolist(), accepted.lengths.tolist(), strict=True)
+            self._session.read(tree_pass.layer_outputs, [nodes[:length] for nodes, length in paths])
         verified = perf_counter()
         self._count(tree)
         self._budget.learn(Outcome(draft, written, tree.tokens.shape[1], drafted - begin, verified - drafted))

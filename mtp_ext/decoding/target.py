@@ -5,9 +5,10 @@ keeps the chosen rows.
 """
 
 import inspect
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -38,6 +39,10 @@ class TargetPass(Protocol):
     def hidden(self) -> Tensor | None:
         """[batch, nodes, hidden]: what the LM head reads, the last hidden states after the final norm; None where the
         target does not show them."""
+
+    @property
+    def layer_outputs(self) -> Sequence[Tensor]:
+        """[batch, nodes, hidden] of each layer that `Target.keeping` named; of a prefill [batch, tokens, hidden]."""
 
     def logits(self) -> Tensor:
         """float32 [batch, nodes, vocab]. Those of padding mean nothing."""
@@ -93,6 +98,30 @@ class Target(Protocol):
             ValueError, TypeError: a wrong shape, a token that the model does not have, too little room in the cache,
                 a node deeper than the last position.
         """
+
+
+class ReadableTarget(Target, Protocol):
+    """A target that lets others read its hidden states, and use its LM head."""
+
+    def keeping(self, layers: Sequence[int]) -> "ReadableTarget":
+        """The same target, whose passes keep `layer_outputs` of these layers, ascending and counted from 1; the last
+        layer's are after the final norm."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 [..., vocab] of hidden states [..., hidden] after the final norm."""
+
+
+def readable(op: str, target: Target) -> ReadableTarget:
+    """The target, as one whose hidden states others may read.
+
+    Raises:
+        ValueError: it does not show them.
+    """
+    if not hasattr(target, "keeping"):
+        raise ValueError(
+            f"{op}: the target must show its hidden states, as a ReadableTarget does, got {type(target).__name__}"
+        )
+    return cast(ReadableTarget, target)
 
 
 def best_tokens(logits: Tensor) -> Tensor:
@@ -162,8 +191,9 @@ class TransformersPass:
 
     hidden = None
 
-    def __init__(self, logits: Tensor) -> None:
+    def __init__(self, logits: Tensor, layer_outputs: Sequence[Tensor] = ()) -> None:
         self._logits = logits
+        self.layer_outputs = layer_outputs
 
     def logits(self) -> Tensor:
         return self._logits.float()
@@ -193,6 +223,7 @@ class TransformersTarget:
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
         self._cache = TreeCache(model, 1, 1)  # of which each pass makes a copy with the rows it is given
+        self._kept: Sequence[int] = ()
 
     def __repr__(self) -> str:
         return f"TransformersTarget({type(self.model).__name__})"
@@ -206,17 +237,36 @@ class TransformersTarget:
         chain = plan_chain(op, input_ids, attention_mask, cache)
         check_prompts(op, chain, cache, self.max_positions)
         kept, place = (chain.ends - 1).unique(return_inverse=True)
+        options = {"attention_mask": attention_mask, "logits_to_keep": kept} | self._options()
         with self._attention():
-            logits: Tensor = chain_forward(
-                self.model, input_ids, self._over(cache), attention_mask=attention_mask, logits_to_keep=kept
-            ).logits
-        return TransformersPass(logits[torch.arange(cache.batch, device=place.device), place][:, None])
+            output = chain_forward(self.model, input_ids, self._over(cache), **options)
+        logits = output.logits[torch.arange(cache.batch, device=place.device), place][:, None]
+        return TransformersPass(logits, self._kept_of(output))
 
     def run_tree(self, tree: TokenTree, cache: KVCache) -> TransformersPass:
         op = "run_tree"
         check_tree(op, tree, cache, self.max_positions)
         with self._attention():
-            return TransformersPass(tree_forward(self.model, tree, self._over(cache)).logits)
+            output = tree_forward(self.model, tree, self._over(cache), **self._options())
+        return TransformersPass(output.logits, self._kept_of(output))
+
+    def keeping(self, layers: Sequence[int]) -> "TransformersTarget":
+        target = copy(self)
+        target._kept = layers
+        return target
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        head: Any = self.model.get_output_embeddings()
+        logits: Tensor = head(hidden.to(self.dtype)).float()
+        softcap = getattr(self.model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
+        return logits if softcap is None else (logits / softcap).tanh() * softcap
+
+    def _options(self) -> dict[str, Any]:
+        return {"output_hidden_states": True} if self._kept else {}
+
+    def _kept_of(self, output: Any) -> list[Tensor]:
+        return [output.hidden_states[layer] for layer in self._kept]
 
     def _attention(self) -> AbstractContextManager[None]:
         return nullcontext() if self.model.config._attn_implementation == NAME else tree_attention_in(self.model)

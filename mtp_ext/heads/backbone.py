@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ class LayerOutputs:
     """What one pass of the model left for heads to read, each [batch, tokens, hidden].
 
     Attributes:
-        layers: outputs of the layers that the heads read, in order; none for mlp heads on the last hidden state.
+        layers: of the layers that the heads read, in order; the last layer's is `last_hidden`.
         last_hidden: what the LM head reads, after the final norm.
     """
 
@@ -75,11 +75,14 @@ class Backbone:
         return normed
 
     def layer_outputs(
-        self, layers: Iterable[int], input_ids: Tensor, attention_mask: Tensor | None = None
+        self, layers: Sequence[int], input_ids: Tensor, attention_mask: Tensor | None = None
     ) -> LayerOutputs:
         """Runs the model, without its LM head, and keeps what these layers, counted from 1, give."""
-        with _kept(self.layers, layers) as outputs:
+        inner = [number for number in layers if number < len(self.layers)]
+        with _kept(self.layers, inner) as outputs:
             output = self.model.base_model(input_ids, attention_mask=attention_mask, use_cache=False)
+        if len(self.layers) in layers:
+            outputs.append(output.last_hidden_state)
         return LayerOutputs(tuple(outputs), output.last_hidden_state)
 
     def rotation(self, hidden: Tensor, position_ids: Tensor) -> Any:

@@ -64,12 +64,12 @@ class HeadsConfig:
     def layers(self) -> range:
         """The layers of the model, counted from 1, whose outputs the heads read.
 
-        Transformer heads read layer L-1 and weighted heads layers 1 to L-1; an mlp head reads what the LM head reads.
+        Weighted heads read layers 1 to L-1, transformer heads layer L-1, and mlp heads layer L, after the final norm.
         """
         last = self.base.layers
         if self.hidden_states == "weighted":
             return range(1, last)
-        return range(last - 1, last) if self.kind == "transformer" else range(0)
+        return range(last - 1, last) if self.kind == "transformer" else range(last, last + 1)
 
     def with_base(self, base: BaseModel) -> "HeadsConfig":
         return replace(self, base=base)

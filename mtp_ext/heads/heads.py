@@ -146,7 +146,18 @@ class MTPHeads(nn.Module):
         Returns:
             Of each head [batch, tokens, hidden].
         """
-        inputs = self._inputs(states)
+        return self.from_layers(states.layers, position_ids=position_ids, attention_mask=attention_mask, caches=caches)
+
+    def from_layers(
+        self,
+        layers: Sequence[Tensor],
+        *,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        caches: DynamicCache | None = None,
+    ) -> list[Tensor]:
+        """`forward` of the outputs of the layers `config.layers`, [batch, tokens, hidden] each."""
+        inputs = self._inputs(layers)
         if self.config.kind == "mlp":
             return [head(hidden) for head, hidden in zip(self.heads, inputs, strict=True)]
         backbone, like = self._backbone, inputs[0]
@@ -190,13 +201,12 @@ class MTPHeads(nn.Module):
     def _backbone(self) -> Backbone:
         return self._borrowed[0]
 
-    def _inputs(self, states: LayerOutputs) -> list[Tensor]:
+    def _inputs(self, layers: Sequence[Tensor]) -> list[Tensor]:
         """What each head reads, [batch, tokens, hidden]."""
         if self.config.hidden_states == "weighted":
-            mixed = self._mix(states.layers)
+            mixed = self._mix(layers)
             return mixed if self.config.kind == "transformer" else [self._backbone.final_norm(z) for z in mixed]
-        read = states.layers[0] if self.config.kind == "transformer" else states.last_hidden
-        return [read] * len(self.heads)
+        return [layers[0]] * len(self.heads)
 
     def _mix(self, layers: Sequence[Tensor]) -> list[Tensor]:
         shares: Any = (self.layer_weights / self.config.temperature).softmax(-1)
