@@ -12,6 +12,7 @@ from tree_models import tree_model
 import mtp_ext.decoding
 from mtp_ext import cli
 from mtp_ext.decoding import generate
+from mtp_ext.heads import MTPHeads
 
 NEW = 12
 PROMPT = "to be or not to be, to be or"
@@ -70,6 +71,25 @@ def test_prompts_from_files_and_stdin(run, plain: str, tmp_path: Path, monkeypat
     whole = tmp_path / "whole.txt"
     whole.write_text(f"{first} not\n{rest}")
     assert run(f"{first} not", "--file", file)[0] == run("--file", whole)[0]
+
+
+def test_heads(run, plain: str, tmp_path: Path) -> None:
+    MTPHeads.from_model(tree_model("llama"), [2, 3], kind="mlp").save_pretrained(tmp_path)
+    for options in (["--heads", tmp_path], ["--drafter", "heads", "--heads", tmp_path, "--budget", 6]):
+        assert run(PROMPT, *options)[0] == plain + "\n"
+    assert "The budget was fixed at 6 nodes" in run(PROMPT, "--heads", tmp_path, "--budget", 6)[1]
+    expected = "mtp-ext: generate: --heads goes with --drafter heads, got another drafter beside it\n"
+    for other in (["--drafter", "lookup"], ["--drafter", "none"], ["--draft-layers", 1]):
+        assert run(PROMPT, "--heads", tmp_path, *other, status=2)[1] == expected
+    assert (
+        f"folder must hold heads.safetensors, got {tmp_path / 'no'}\n"
+        in run(PROMPT, "--heads", tmp_path / "no", status=2)[1]
+    )
+    MTPHeads.from_model(tree_model("qwen2"), [2], kind="mlp").save_pretrained(tmp_path)
+    assert (
+        "with architecture Qwen2ForCausalLM, got a model with architecture LlamaForCausalLM"
+        in run(PROMPT, "--heads", tmp_path, status=2)[1]
+    )
 
 
 def test_a_draft_model(run, folder: Path, plain: str, tmp_path: Path) -> None:

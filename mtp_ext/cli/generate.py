@@ -30,6 +30,7 @@ _EXAMPLES = """examples:
 
 what drafts:
   --drafter lookup     the text itself: how it went on wherever its last tokens stood before (the default)
+  --drafter heads      MTP heads, trained to foretell the tokens after the next one; --heads says which
   --draft-model        a smaller model with the same tokenizer
   --draft-layers       the first layers of the model, for one that was trained to exit early
   --drafter none       nothing: plain decoding
@@ -72,9 +73,15 @@ def add_parser(commands: "Commands") -> None:
     model.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: torch's choice)")
     drafts = parser.add_argument_group("the drafts")
     source = drafts.add_mutually_exclusive_group()
-    source.add_argument("--drafter", choices=("lookup", "none"), default="lookup", help="default: %(default)s")
+    source.add_argument("--drafter", choices=("lookup", "heads", "none"), help="default: lookup")
     source.add_argument("--draft-model", type=Path, metavar="FOLDER", help="a smaller model drafts")
     source.add_argument("--draft-layers", type=_count, metavar="N", help="the model's first N layers draft")
+    drafts.add_argument(
+        "--heads",
+        type=Path,
+        metavar="FOLDER",
+        help="MTP heads of the model draft (default of --drafter heads: those that come along, for SmolLM2-135M)",
+    )
     drafts.add_argument("--budget", type=_count, metavar="NODES", help="nodes of a pass (default: what is fastest)")
     choice = parser.add_argument_group("the text")
     choice.add_argument("--max-new-tokens", type=_count, default=256, metavar="N", help="default: %(default)s")
@@ -183,9 +190,14 @@ def _input_ids(prompt: str, chat: bool, tokenizer: Any) -> torch.Tensor:
 
 
 def _drafter(options: argparse.Namespace, model: Any, tokenizer: Any) -> "Drafter | None":
-    from mtp_ext.decoding import DraftModel, PromptLookup, first_layers, prepare
+    from mtp_ext.decoding import DraftModel, HeadsDrafter, PromptLookup, first_layers, prepare
+    from mtp_ext.heads import SMOLLM2_HEADS, MTPHeads
     from mtp_ext.integrations.transformers import load_model
 
+    if options.heads is not None or options.drafter == "heads":
+        if options.drafter in ("lookup", "none") or options.draft_model or options.draft_layers:
+            raise ValueError("generate: --heads goes with --drafter heads, got another drafter beside it")
+        return HeadsDrafter(MTPHeads.from_pretrained(options.heads or SMOLLM2_HEADS, model))
     if options.draft_layers is not None:
         return DraftModel(prepare(first_layers(model, options.draft_layers), storage=options.storage))
     if options.draft_model is not None:
@@ -195,7 +207,7 @@ def _drafter(options: argparse.Namespace, model: Any, tokenizer: Any) -> "Drafte
                 f"generate: --draft-model {options.draft_model} must have the model's tokenizer, it has another"
             )
         return DraftModel(prepare(draft, storage=options.storage))
-    return PromptLookup() if options.drafter == "lookup" else None
+    return None if options.drafter == "none" else PromptLookup()
 
 
 def _summarize(generation: "Generation") -> None:
