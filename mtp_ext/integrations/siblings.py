@@ -7,7 +7,6 @@ own logits, a pass for each chunk.
 from typing import Protocol
 
 from torch import Tensor
-from torch.nn.functional import linear
 
 from mtp_ext.integrations.model_head import ModelHead
 from mtp_ext.integrations.prefix import Prefix
@@ -45,12 +44,11 @@ class SiblingStates:
     """By their last hidden states [m, hidden], from one pass."""
 
     def __init__(self, hidden: Tensor, head: ModelHead) -> None:
-        self._hidden = hidden
+        self._hidden, self._head = hidden, head
         self._unembedding, self._bias, self._softcap = head.unembedding, head.bias, head.softcap
 
     def logits(self, count: int) -> Tensor:
-        logits = linear(self._hidden[:count], self._unembedding, self._bias)
-        return logits if self._softcap is None else logits.div_(self._softcap).tanh_().mul_(self._softcap)
+        return self._head.logits(self._hidden[:count])
 
     def mixture(self, log_probs: Tensor, first: int, last: int) -> Tensor:
         return linear_marginalize(

@@ -9,6 +9,8 @@ import numpy as np
 _Z = 1.959964  # the normal distribution holds 95 % within this many standard deviations
 _RESAMPLES = 2000
 
+ALL_KINDS = "all texts"  # as a kind of text
+
 
 class Interval(NamedTuple):
     """An estimate, and the two ends of its 95 % confidence interval."""

@@ -53,8 +53,8 @@ def load_texts(paths: Iterable[Path], tokenizer: "PreTrainedTokenizerBase") -> l
     return list(texts.values())
 
 
-def sample_positions(text: Text, count: int) -> Tensor:
-    """`count` positions t, int64, evenly spread, each with `CONTEXT` tokens up to it and two tokens after it.
+def sample_positions(text: Text, count: int) -> list[int]:
+    """`count` positions t, ascending, evenly spread, each with `CONTEXT` tokens up to it and two tokens after it.
 
     Raises:
         ValueError: a text too short for so many.
@@ -66,4 +66,4 @@ def sample_positions(text: Text, count: int) -> Tensor:
             f"texts: {count} positions after {CONTEXT} tokens of context need a text of at least "
             f"{CONTEXT + count + 1} tokens, got {length} in {text.path}"
         )
-    return torch.linspace(first, last, count, dtype=torch.float64).round().long()
+    return [round(place) for place in torch.linspace(first, last, count, dtype=torch.float64).tolist()]

@@ -11,7 +11,7 @@ from torch import Tensor
 from mtp_ext.integrations.prefix import open_prefix
 from mtp_ext.integrations.siblings import Siblings, siblings
 from mtp_ext.marginalize import marginalize_topk
-from mtp_ext.study.settings import Setting
+from mtp_ext.study.marginalization.settings import Setting
 from mtp_ext.study.texts import Text
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class BranchPass(NamedTuple):
 
 @torch.no_grad()
 def measure_text(
-    model: "PreTrainedModel", text: Text, positions: Tensor, settings: Sequence[Setting]
+    model: "PreTrainedModel", text: Text, positions: Sequence[int], settings: Sequence[Setting]
 ) -> Iterator[tuple[list[Measurement], BranchPass]]:
     """Yields, position by position, what each setting predicts, with the branches it was computed from.
 
@@ -74,13 +74,13 @@ def measure_text(
     Args:
         model: that `check_model` accepts.
         text: what to predict.
-        positions: int64 [n], ascending.
+        positions: ascending.
         settings: ways to choose the branches.
     """
     tokens = text.tokens.to(model.device)
     prefix = open_prefix(model, batch=1, length=tokens.shape[0])
     seen = 0
-    for position in positions.tolist():
+    for position in positions:
         logits = prefix.extend(tokens[None, seen : position + 1])
         seen = position + 1
         choices = [setting.select(logits) for setting in settings]

@@ -5,19 +5,17 @@ from itertools import groupby
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
+from mtp_ext.study import figures
+from mtp_ext.study.figures import Grid
 from mtp_ext.study.intervals import Interval
-from mtp_ext.study.summary import Summary
+from mtp_ext.study.marginalization.summary import Summary
 
-_PANEL = 2.7  # inches
 _BY_TOP_P, _BY_TOP_K, _TOP5, _TOP1 = "#7b4ea3", "#4f8a2e", "#1f6fb2", "#d1661b"
 
 Kinds = Sequence[tuple[str, list[Summary]]]
-Grid = list[list[Axes]]
 
 
 def draw(summaries: Sequence[Summary], folder: Path) -> list[Path]:
@@ -53,13 +51,7 @@ def _likelihood(kinds: Kinds, path: Path) -> Path:
 
 
 def _panels(kinds: Kinds, rows: int) -> tuple[Figure, Grid]:
-    size = (1.0 + _PANEL * len(kinds), 1.0 + _PANEL * rows)
-    figure = Figure(figsize=size, dpi=130, layout=ConstrainedLayoutEngine(h_pad=0.08))
-    FigureCanvasAgg(figure)  # draws into files, without a display and without pyplot's global state
-    grid: Grid = figure.subplots(rows, len(kinds), sharex="row", sharey="row", squeeze=False).tolist()
-    for panel, (kind, summaries) in zip(grid[0], kinds, strict=True):
-        panel.set_title(f"{kind}, {summaries[0].positions} positions", fontsize=10)
-    return figure, grid
+    return figures.panels([f"{kind}, {summaries[0].positions} positions" for kind, summaries in kinds], rows)
 
 
 def _against_branches(panel: Axes, summaries: Sequence[Summary], value: Callable[[Summary], Interval]) -> None:
@@ -69,11 +61,10 @@ def _against_branches(panel: Axes, summaries: Sequence[Summary], value: Callable
         ordered = sorted(group, key=lambda summary: summary.branches.estimate)
         if ordered:
             places = [summary.branches.estimate for summary in ordered]
-            _curve(panel, places, [*map(value, ordered)], color, f"second token, branches by {name}")
+            figures.curve(panel, places, [*map(value, ordered)], color, f"second token, branches by {name}")
     panel.set_xscale("log")
     panel.xaxis.set_major_formatter(ScalarFormatter())
     panel.set_xlabel("mean branches kept")
-    panel.grid(alpha=0.25)
 
 
 def _against_top_p(panel: Axes, summaries: Sequence[Summary]) -> None:
@@ -87,25 +78,11 @@ def _against_top_p(panel: Axes, summaries: Sequence[Summary]) -> None:
         (+0.05, _TOP1, "top-1", [summary.second_top1 for summary in ordered], ordered[0].next_top1),
     ):
         places = [place + shift for place in range(len(ordered))]
-        _curve(panel, places, second, color, f"second token, {name}")
+        figures.curve(panel, places, second, color, f"second token, {name}")
         panel.axhline(following.estimate, color=color, lw=1, ls=":", label=f"next token, {name}")
     panel.set_xticks(range(len(ordered)), [str(summary.setting.top_p) for summary in ordered])
     panel.set_xlabel("top-p")
-    panel.grid(alpha=0.25)
-
-
-def _curve(panel: Axes, places: Sequence[float], values: Sequence[Interval], color: str, label: str) -> None:
-    lows, highs = [value.low for value in values], [value.high for value in values]
-    panel.plot(places, [value.estimate for value in values], "o-", color=color, ms=4, lw=1.5, label=label)
-    panel.vlines(places, lows, highs, color=color, lw=0.8)
 
 
 def _save(figure: Figure, grid: Grid, title: str, path: Path) -> Path:
-    figure.suptitle(f"{title}, the next one summed out (bars: 95 % confidence)", fontsize=11)
-    handles = {}
-    for row in grid:
-        for handle, label in zip(*row[0].get_legend_handles_labels(), strict=True):
-            handles[label] = handle
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.savefig(path)
-    return path
+    return figures.save(figure, grid, f"{title}, the next one summed out (bars: 95 % confidence)", path)

@@ -5,42 +5,36 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from mtp_ext.study.intervals import Interval
-from mtp_ext.study.results import Results
-from mtp_ext.study.summary import Comparison, Summary, compare
+from mtp_ext.study.marginalization.results import Results
+from mtp_ext.study.marginalization.summary import Comparison, Summary, compare
+from mtp_ext.study.outcome import Table, number, percent
 
-_HEADER = (
-    f"  {'branches chosen by':<20}{'branches':>9}{'dropped':>9}   {'top-1 %':<16}{'top-5 %':<16}"
-    f"{'NLL, nats':<20}{'ms':>8}"
-)
+_COLUMNS = ("branches chosen by", "branches", "dropped", "top-1 %", "top-5 %", "NLL, nats", "ms")
 
 
-def table(summaries: Sequence[Summary]) -> str:
-    """A block for each kind of text, a line for each setting."""
-    lines = []
+def tables(summaries: Sequence[Summary]) -> list[Table]:
+    """One for each kind of text, a line for each setting."""
+    found = []
     for kind, group in groupby(summaries, key=lambda summary: summary.kind):
         rows = list(group)
-        lines += [
+        caption = (
             f"{kind}, {rows[0].positions} positions; next token: "
-            f"top-1 {_percent(rows[0].next_top1)} %, top-5 {_percent(rows[0].next_top5)} %; second token:",
-            _HEADER,
-            *map(_line, rows),
-            "",
-        ]
-    return "\n".join(lines)
+            f"top-1 {percent(*rows[0].next_top1)} %, top-5 {percent(*rows[0].next_top5)} %; second token:"
+        )
+        found.append(Table(caption, _COLUMNS, [*map(_line, rows)]))
+    return found
 
 
-def _line(summary: Summary) -> str:
-    nll = summary.second_nll
-    name = summary.setting.name + (" (greedy)" if summary.setting.top_k == 1 else "")
-    return (
-        f"  {name:<20}{summary.branches.estimate:>9.1f}{summary.dropped_mass.estimate:>9.4f}   "
-        f"{_percent(summary.second_top1):<16}{_percent(summary.second_top5):<16}"
-        f"{f'{nll.estimate:.2f} [{nll.low:.2f}, {nll.high:.2f}]':<20}{1e3 * summary.seconds:>8.2f}"
-    )
-
-
-def _percent(share: Interval) -> str:
-    return f"{100 * share.estimate:.0f} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+def _line(summary: Summary) -> list[str]:
+    return [
+        summary.setting.name + (" (greedy)" if summary.setting.top_k == 1 else ""),
+        f"{summary.branches.estimate:.1f}",
+        f"{summary.dropped_mass.estimate:.4f}",
+        percent(*summary.second_top1),
+        percent(*summary.second_top5),
+        number(*summary.second_nll),
+        f"{1e3 * summary.seconds:.2f}",
+    ]
 
 
 def notes(results: Results, summaries: Sequence[Summary]) -> Iterator[str]:
@@ -48,7 +42,8 @@ def notes(results: Results, summaries: Sequence[Summary]) -> Iterator[str]:
     yield (
         "In brackets: 95 % confidence intervals, Wilson's for shares, the bootstrap over positions for "
         "means. They take the positions as independent, and speak of these texts alone. NLL: minus the "
-        "log-probability of the real second token. ms: summing out, median of the positions."
+        "log-probability of the real second token. ms: summing out, from the branches' hidden states on, median of "
+        "the positions."
     )
     total = summaries[-1]
     resolution = f"Top-5 accuracy is known to within {_half_width(total):.0f} points for {total.kind}"

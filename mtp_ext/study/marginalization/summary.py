@@ -4,11 +4,9 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mtp_ext.study.intervals import Interval, bootstrap, wilson
-from mtp_ext.study.measurement import Measurement
-from mtp_ext.study.settings import Setting
-
-ALL_KINDS = "all texts"
+from mtp_ext.study.intervals import ALL_KINDS, Interval, bootstrap, wilson
+from mtp_ext.study.marginalization.measurement import Measurement
+from mtp_ext.study.marginalization.settings import Setting
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""How many next tokens the nucleus keeps: the work that summing them out is (figure 4 of the paper)."""
