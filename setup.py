@@ -1,20 +1,25 @@
 """Builds the table of libraries below; metadata and version are in pyproject.toml.
 
-MTP_EXT_BUILD=auto (default) builds what there is and the machine can compile, which is the CPU libraries: there are
-no CUDA kernels yet, so =cuda is refused. =cpu: exactly those. =none: pure Python; every op then runs on its reference.
+MTP_EXT_BUILD=auto (default) builds the CPU libraries, and the CUDA library where nvcc is found. =cuda: both, or an
+error. =cpu: the CPU libraries alone. =none: pure Python; every op then runs on its reference.
 """
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 from setuptools import setup
 
+sys.path.insert(0, str(Path(__file__).parent))  # pip leaves it out
+import build_cuda
+
 BUILD = os.environ.get("MTP_EXT_BUILD", "auto")
 if BUILD not in ("auto", "cpu", "cuda", "none"):
     raise SystemExit(f"MTP_EXT_BUILD must be auto, cpu, cuda or none, got {BUILD!r}")
-if BUILD == "cuda":
-    raise SystemExit("MTP_EXT_BUILD=cuda: there are no CUDA kernels yet; auto or cpu builds the CPU libraries")
+NVCC = build_cuda.find_nvcc() if BUILD in ("auto", "cuda") else None
+if BUILD == "cuda" and NVCC is None:
+    raise SystemExit("MTP_EXT_BUILD=cuda: found no nvcc in CUDA_HOME, on the path or in /usr/local/cuda")
 
 # One library per CPU instruction set, named as torch.backends.cpu.get_cpu_capability() names it; import loads one.
 INSTRUCTION_SETS = {"default": []}
@@ -55,6 +60,14 @@ CPU_SOURCES = [
     "csrc/cpu/verify_sampling_binding.cpp",
     "csrc/cpu/verify_sampling_kernel.cpp",
 ]
+CUDA_SOURCES = [
+    "csrc/cuda/launch.cpp",
+    "csrc/cuda/marginalize_binding.cpp",
+]
+CUDA_KERNELS = [
+    "csrc/cuda/branch_sums_launch.cu",
+    "csrc/cuda/mixture_launch.cu",
+]
 HOST_SOURCES = [
     "csrc/host/best_first.cpp",
     "csrc/host/merge_paths.cpp",
@@ -77,6 +90,8 @@ def libraries() -> tuple[list, type]:
         """Gives each library its own object folder: the same sources are compiled once per instruction set."""
 
         def build_extension(self, ext) -> None:
+            if ext.name == "mtp_ext._cuda":
+                ext.extra_objects = build_cuda.compile_objects(NVCC, CUDA_KERNELS)
             shared, self.build_temp = self.build_temp, str(Path(self.build_temp) / ext.name)
             super().build_extension(ext)
             self.build_temp = shared
@@ -100,6 +115,22 @@ def libraries() -> tuple[list, type]:
             extra_link_args=["-s"],
         )
     )
+    if NVCC is not None:
+        toolkit = build_cuda.toolkit(NVCC)
+        targets = build_cuda.describe(build_cuda.targets())
+        extensions.append(
+            CppExtension(
+                "mtp_ext._cuda",
+                CUDA_SOURCES,
+                include_dirs=[str(toolkit / "include")],
+                extra_compile_args=[*COMPILE, f'-DMTP_EXT_CUDA_TARGETS="{targets}"'],
+                library_dirs=[str(toolkit / "lib64"), str(toolkit / "lib")],
+                libraries=["cudart"],
+                # libcudart: the one that torch has loaded, or NVIDIA's package beside ours, or the toolkit's.
+                extra_link_args=["-s", "-Wl,-rpath,$ORIGIN/../nvidia/cu13/lib", f"-Wl,-rpath,{toolkit / 'lib64'}"],
+                py_limited_api=True,
+            )
+        )
     return extensions, BuildLibraries
 
 

@@ -19,10 +19,10 @@ struct BranchLayout {
   int64_t branch_stride = 0;        // of the logits, in elements
   const int64_t* indptr = nullptr;  // [rows + 1] where ragged
 
-  int64_t total() const { return indptr ? branches : rows * branches; }
-  int64_t begin(int64_t row) const { return indptr ? indptr[row] : row * branches; }
-  int64_t end(int64_t row) const { return indptr ? indptr[row + 1] : (row + 1) * branches; }
-  int64_t offset(int64_t branch) const {  // of the branch's first logit, in elements
+  constexpr int64_t total() const { return indptr ? branches : rows * branches; }
+  constexpr int64_t begin(int64_t row) const { return indptr ? indptr[row] : row * branches; }
+  constexpr int64_t end(int64_t row) const { return indptr ? indptr[row + 1] : (row + 1) * branches; }
+  constexpr int64_t offset(int64_t branch) const {  // of the branch's first logit, in elements
     if (indptr) return branch * branch_stride;
     return branch / branches * row_stride + branch % branches * branch_stride;
   }

@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 
 from mtp_ext import libraries as libraries
 from mtp_ext.branches import Branches, select_branches
+from mtp_ext.faults import check
 from mtp_ext.kv_cache import KVCache, append_, commit_
 from mtp_ext.linear_marginalize import linear_marginalize, linear_marginalize_targets, linear_marginalize_topk
 from mtp_ext.marginalize import (
@@ -44,6 +45,7 @@ __all__ = [
     "TopTokens",
     "TreeShape",
     "append_",
+    "check",
     "commit_",
     "joint_topk",
     "linear_marginalize",

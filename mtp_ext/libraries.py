@@ -26,7 +26,10 @@ def _load(name: str) -> Library:
     path = _find(name)
     if path is None:
         return Library(name, None, False, "not built; its ops run on the PyTorch reference")
-    torch.ops.load_library(path)
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:  # it needs another library: the CUDA runtime, where there is no CUDA
+        return Library(name, path, False, f"cannot be loaded: {error}")
     return Library(name, path, True, "loaded")
 
 
@@ -44,7 +47,4 @@ def _load_all() -> list[Library]:
     return libraries
 
 
-LIBRARIES: list[Library] = [
-    *_load_all(),
-    Library("cuda", None, False, "there are no CUDA kernels yet; on a GPU every op runs on its PyTorch reference"),
-]
+LIBRARIES: list[Library] = [*_load_all(), _load("cuda")]

@@ -27,9 +27,10 @@ def require_kernel(op: str, device: str) -> None:
     assert has_kernel(op, device), f"the {device} library has no kernel for {op}"
 
 
-def built_libraries() -> list[Any]:
-    """The compiled libraries as parameters of a test, or one that skips it where there is none."""
-    built = [pytest.param(library, id=library.name) for library in LIBRARIES if library.path is not None]
+def built_libraries(device: str = "") -> list[Any]:
+    """The compiled libraries (of one device), as parameters of a test, or one that skips it where there is none."""
+    libraries = [library for library in LIBRARIES if library.path is not None and library.name.startswith(device)]
+    built = [pytest.param(library, id=library.name) for library in libraries]
     return built or [pytest.param(None, marks=pytest.mark.skip(reason=NOTHING_BUILT))]
 
 

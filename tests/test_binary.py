@@ -50,6 +50,8 @@ def in_run_time_libraries(name: str) -> bool:
 def test_every_undefined_symbol_is_stable(library: Library) -> None:
     names = undefined_symbols(library.path)
     assert "torch_library_impl" in names, "the reader missed what every one of our libraries calls"
+    if library.name == "cuda":  # the CUDA runtime keeps its symbols for as long as its library keeps its name
+        names = {name for name in names if not name.startswith(("cuda", "__cuda"))}
     others = sorted(name for name in names - stable_functions() if not in_run_time_libraries(name))
     assert not others, f"{library.path.name} needs symbols that a later torch may not have: {others}"
 

@@ -99,7 +99,7 @@ def results_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Resu
     return results
 
 
-@pytest.mark.parametrize("library", built_libraries())
+@pytest.mark.parametrize("library", built_libraries("cpu"))
 def test_results_equal_the_oracle(library: Library, results_of: Callable[[str], Results]) -> None:
     results = results_of(instruction_set_of(library))
     for name, case in cases().items():
@@ -111,7 +111,7 @@ def test_results_equal_the_oracle(library: Library, results_of: Callable[[str], 
         assert_within_budget(everywhere, expected, oracle)
 
 
-@pytest.mark.parametrize("library", built_libraries())
+@pytest.mark.parametrize("library", built_libraries("cpu"))
 def test_instruction_sets_agree(library: Library, results_of: Callable[[str], Results]) -> None:
     """With the plainest: numbers no further apart than two that keep within the budget, and the same choices where
     these decide them."""
@@ -154,7 +154,7 @@ def budgets(case: BranchCase) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("library", built_libraries())
+@pytest.mark.parametrize("library", built_libraries("cpu"))
 def test_attention_equals_the_oracle(library: Library) -> None:
     """Sets round differently, so each is held to the budget by itself."""
     laws = ["equals_the_oracle", "extreme_scores", "nan_stays_with_those_who_see_it"]

@@ -192,7 +192,7 @@ def test_there_is_no_gradient_and_it_says_so(function: Any) -> None:
     assert str(caught.value).endswith(": has no gradient; call it under torch.no_grad() or detach its inputs")
 
 
-@pytest.mark.parametrize("library", built_libraries())
+@pytest.mark.parametrize("library", built_libraries("cpu"))
 def test_every_instruction_set_obeys_the_laws(library: Library) -> None:
     """Those of test_skinny_linear.py, in a process that is told to use it."""
     assert_laws_hold(library, "test_skinny_linear.py")

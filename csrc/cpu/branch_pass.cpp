@@ -1,6 +1,6 @@
 #include "branch_pass.h"
 
-#include "../dispatch.h"
+#include "../branch_checks.h"
 
 namespace mtp_ext {
 namespace {
@@ -37,32 +37,9 @@ std::vector<float> copy_weights(const Tensor& log_probs) {  // [branches] or [ro
 
 BranchBatch check_branches(const char* op, const Tensor& branch_logits, const Tensor& branch_log_probs,
                            const std::optional<Tensor>& indptr) {
-  BranchBatch batch;
-  BranchLayout& layout = batch.layout;
-  const auto dtypes = {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half};
-  if (indptr) {
-    check_tensor(op, "branch_logits", branch_logits, {{"m"}, {"vocab"}}, dtypes, branch_logits);
-    layout.branches = branch_logits.size(0);
-    layout.vocab = branch_logits.size(1);
-    layout.branch_stride = branch_logits.stride(0);
-    check_tensor(op, "branch_log_probs", branch_log_probs, {{"m", layout.branches}}, {kFloat32}, branch_logits);
-    check_tensor(op, "indptr", *indptr, {{"rows + 1"}}, {kInt64}, branch_logits);
-    if (indptr->size(0) == 0) refuse(op, "indptr must be [rows + 1], got [0]: even no rows need a 0");
-    check_indptr(op, *indptr, layout.branches);
-    layout.rows = indptr->size(0) - 1;
-    layout.indptr = indptr->const_data_ptr<int64_t>();
-  } else {
-    check_tensor(op, "branch_logits", branch_logits, {{"rows"}, {"branches"}, {"vocab"}}, dtypes, branch_logits);
-    layout.rows = branch_logits.size(0);
-    layout.branches = branch_logits.size(1);
-    layout.vocab = branch_logits.size(2);
-    layout.row_stride = branch_logits.stride(0);
-    layout.branch_stride = branch_logits.stride(1);
-    check_tensor(op, "branch_log_probs", branch_log_probs, {{"rows", layout.rows}, {"branches", layout.branches}},
-                 {kFloat32}, branch_logits);
-  }
-  batch.log_weights = copy_weights(branch_log_probs);
-  return batch;
+  const BranchLayout layout = check_branch_shapes(op, branch_logits, branch_log_probs, indptr);
+  if (indptr) check_indptr(op, *indptr, layout.branches);
+  return {layout, copy_weights(branch_log_probs)};
 }
 
 }  // namespace mtp_ext

@@ -1,0 +1,58 @@
+// The mixture of a row's branches, the second of two passes over their logits:
+//   out[v] = log sum_b exp(w[b]) softmax(logits[b])[v] = base + log sum_b 2^y[b, v]                          (nats)
+//   y[b, v] = log2(e) * (logits[b, v] - log_normalizer[b]) + octaves[b]
+// csrc/cpu/mixture.h says why it is split so. Between the passes, `prepare_mixtures` turns the sums of the first into
+// the terms of the second. Torch-free.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "branch_sums.h"
+#include "status.h"
+
+namespace mtp_ext::cuda {
+
+struct alignas(16) MixtureTerm {
+  int64_t offset;        // of the branch's first logit, in elements
+  float log_normalizer;  // nats
+  float octaves;
+};
+
+enum class RowState : int32_t { kOrdinary, kEmpty, kBroken };  // kEmpty: every result is -inf; kBroken: NaN
+
+// The terms of the branches of a row whose weight is not -inf: terms[first] to terms[first + count], in order.
+struct MixtureRow {
+  int64_t first;
+  int64_t count;
+  float base;  // nats
+  RowState state;
+};
+
+struct PrepareMixturesParams {
+  BranchLayout layout;
+  int64_t weight_row_stride;  // elements; 0 where ragged
+  const float* log_weights;
+  const ChunkSum* sums;
+  bool renormalize;
+  MixtureTerm* terms;  // [total branches], out
+  MixtureRow* rows;    // [rows], out
+  Status status;
+};
+
+cudaError_t prepare_mixtures(const PrepareMixturesParams& params, cudaStream_t stream);
+
+template <typename scalar_t>
+struct MixParams {
+  const scalar_t* logits;
+  const MixtureTerm* terms;
+  const MixtureRow* rows;
+  int64_t row_count;
+  int64_t branches_per_row;  // about: chooses between two schedules that give the same bits
+  int64_t vocab;
+  float* out;  // [rows, vocab]
+};
+
+template <typename scalar_t>
+cudaError_t mix(const MixParams<scalar_t>& params, cudaStream_t stream);
+
+}  // namespace mtp_ext::cuda

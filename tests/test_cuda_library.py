@@ -1,0 +1,36 @@
+"""The CUDA library where there may be no GPU: it loads, its kernels are registered, and what it lacks is said."""
+
+import re
+
+import pytest
+import torch
+from laws import built_libraries
+
+import mtp_ext
+from mtp_ext.libraries import Library
+from mtp_ext.testing import has_kernel
+
+OPS = ["marginalize"]
+
+
+@pytest.mark.parametrize("library", built_libraries("cuda"))
+def test_kernels_are_registered(library: Library) -> None:
+    assert library.loaded, library.reason
+    missing = [op for op in OPS if not has_kernel(op, "cuda")]
+    assert not missing, f"no CUDA kernel for {missing}"
+
+
+@pytest.mark.parametrize("library", built_libraries("cuda"))
+def test_the_library_says_what_it_was_built_for(library: Library) -> None:
+    """In the sentence about a device that it has no code for."""
+    assert re.search(rb"built for (sm_\d+|PTX of compute_\d+)", library.path.read_bytes())
+
+
+def test_check_without_a_fault() -> None:
+    mtp_ext.check()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_cpu_tensor_does_not_reach_the_cuda_kernel() -> None:
+    result = mtp_ext.marginalize(torch.zeros(1, 2, 3), torch.zeros(1, 2))
+    torch.testing.assert_close(result, torch.full((1, 3), 1 / 3).log())
