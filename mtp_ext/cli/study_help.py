@@ -58,9 +58,38 @@ BRANCHES_EXAMPLES = """examples:
 Ctrl-C keeps the texts that are done; the same command goes on behind them.
 """
 
+HEADS = """\
+Do heads that predict the second token directly do better than summing out the next one?
+
+Each strategy of the paper's table 1 is trained on the same text and asked for the next and the second token at
+the same held-out places: heads on a frozen model; heads and LoRA adapters together, with a warm-up of the heads,
+with a higher learning rate for them, with both, with weighted hidden states; heads that are taught the model's
+own marginals; and, without heads, marginalization by the model as it is and tuned by LoRA. The table has both
+columns, since joint training costs accuracy at the next token.
+
+Training is what takes the time: --training-tokens says how much of it. The page says what so much can tell.
+"""
+
+HEADS_EXAMPLES = """examples:
+  mtp-ext study heads                                       Python's standard library, SmolLM2-135M-Instruct
+  mtp-ext study heads --training-tokens 4000 --positions 8 --strategies tuned frozen joint    a quick look
+  mtp-ext study heads --train corpus/ --training-tokens 5000000 --texts held_out.txt --batch 64
+
+A strategy that is done is kept, and the training of the others every minute: after Ctrl-C the same command goes
+on where it was.
+"""
+
 ALL = """\
 All studies, one after the other, and one HTML page with their plots, tables and what each can and cannot say at
 its sample size. The page needs no other file. What is done already is not done again.
+"""
+
+ALL_EXAMPLES = """examples:
+  mtp-ext study all                                         about an hour or more on two cores
+  mtp-ext study all --positions 8 --training-tokens 4000    a quick look
+  mtp-ext study all --model ~/models/Llama-3.2-1B --train corpus/ --texts a.txt b.txt --output runs/llama
+
+Ctrl-C stops early; the page then holds what was measured so far, and the same command goes on.
 """
 
 
@@ -77,6 +106,16 @@ def share(word: str) -> float:
         found = math.nan
     if not 0.0 < found <= 1.0:
         raise argparse.ArgumentTypeError(f"must be a number in (0, 1], got {word!r}")
+    return found
+
+
+def rate(word: str) -> float:
+    try:
+        found = float(word)
+    except ValueError:
+        found = math.nan
+    if not 0.0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {word!r}")
     return found
 
 
@@ -116,4 +155,23 @@ def add_top_p(parser: argparse.ArgumentParser, default: list[float], what: str) 
     shown = " ".join(map(str, default))
     parser.add_argument(
         "--top-p", type=share, nargs="*", default=default, metavar="P", help=f"{what} (default: {shown})"
+    )
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """--train and --training-tokens."""
+    parser.add_argument(
+        "--train",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="files and folders to learn from (default: the modules of Python's standard library); their end is "
+        "held out",
+    )
+    parser.add_argument(
+        "--training-tokens",
+        type=count,
+        default=50_000,
+        metavar="N",
+        help="how much of it, drawn at random (default: %(default)s)",
     )

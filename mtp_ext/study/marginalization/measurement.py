@@ -10,14 +10,12 @@ from torch import Tensor
 
 from mtp_ext.integrations.prefix import open_prefix
 from mtp_ext.integrations.siblings import Siblings, siblings
-from mtp_ext.marginalize import marginalize_topk
 from mtp_ext.study.marginalization.settings import Setting
 from mtp_ext.study.texts import Text
+from mtp_ext.study.top_tokens import most_probable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_TOP = 5
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def measure_text(
         start = time.perf_counter()
         branch_pass = BranchPass(siblings(prefix, 0, branches), log_probs, time.perf_counter() - start)
         next_target, second_target = tokens[position + 1], tokens[position + 2]
-        next_top = _top(logits[0])
+        next_top = most_probable(logits)[0]
         measured = dict(_second_tokens(branch_pass, second_target, sorted(set(counts))))
         yield (
             [
@@ -127,7 +125,7 @@ def _second_tokens(
     for count in counts:
         start = time.perf_counter()
         mixture = mixture.logaddexp(behind.mixture(log_probs, done, count))
-        top = _top(mixture)
+        top = most_probable(mixture[None])[0]
         log_prob = mixture[target] - log_probs[:count].logsumexp(0)
         done, seconds = count, seconds + time.perf_counter() - start
         yield (
@@ -139,8 +137,3 @@ def _second_tokens(
                 "seconds": seconds,
             },
         )
-
-
-def _top(scores: Tensor) -> Tensor:
-    """The most probable tokens [_TOP] by scores [vocab], ties to the lower token."""
-    return marginalize_topk(scores[None, None], scores.new_zeros(1, 1, dtype=torch.float32), k=_TOP).tokens[0]
