@@ -16,7 +16,7 @@ FORMATTED := $(shell find csrc benchmarks tests $(C_FILES))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint format pytest test-reference test-instruction-sets test-exhaustive \
+.PHONY: help setup demo test test-all lint format pytest test-reference test-cuda test-instruction-sets test-exhaustive \
   wheel bench bench-decode clean FORCE
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo '  make demo      a real model: predict the second next token, then decode plainly and with drafts'
 	@echo '  make test      lint, all tests, all tests again without kernels, and a wheel in a clean environment'
 	@echo '  make test-all  the same, on every CPU instruction set this machine has, and the large grids of real prompts'
+	@echo '  make test-cuda CUDA kernels alone: their PTX, executed on the CPU (needs nvcc, no GPU)'
 	@echo '  make bench     ours against eager PyTorch and torch.compile: table, JSON and plots in runs/bench/'
 	@echo '  make bench-decode  ours against transformers on prompts of five kinds: table, JSON and plot'
 	@echo '  make wheel     build dist/*.whl, install it into a clean environment and try it'
@@ -91,7 +92,7 @@ demo: setup
 	$(BIN)/mtp-ext generate --chat "Explain what this Python file does, then print it again:" \
 	  --file mtp_ext/study/marginalization/settings.py --max-new-tokens 200 --compare
 
-test: lint pytest test-reference wheel
+test: lint pytest test-reference test-cuda wheel
 
 test-all: test test-instruction-sets test-exhaustive
 
@@ -113,6 +114,10 @@ pytest: setup
 
 test-exhaustive: setup
 	$(BIN)/python $(PYTEST) -m exhaustive
+
+# Executes the PTX of every CUDA kernel on the CPU; says so where there is no nvcc.
+test-cuda: setup
+	$(BIN)/python -m tests.ptx_on_cpu
 
 test-instruction-sets: setup
 	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python $(PYTEST)

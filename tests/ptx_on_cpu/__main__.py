@@ -1,0 +1,51 @@
+"""`python -m tests.ptx_on_cpu`, which is `make test-cuda`: every CUDA kernel's tests, on its PTX, in five ways."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from .build import ARCHITECTURES, HERE, ROOT, build
+from .plugin import read_cases
+
+# Three schedules of the oldest architecture; of the others, whose PTX differs, one each.
+RUNS = (
+    ("compute_80", "in-order"),
+    ("compute_80", "reverse"),
+    ("compute_80", "random:1"),
+    ("compute_90", "random:2"),
+    ("compute_100", "reverse"),
+)
+
+
+def run(architecture: str, schedule: str) -> int:
+    """One pytest process; its output is printed when it has ended."""
+    files = [str(ROOT / "tests" / file) for file in read_cases()]
+    options = ["--ptx-cases", "--ptx-arch", architecture, "--ptx-schedule", schedule]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.ptx_on_cpu.plugin", *options, *files]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    print(f"ptx_on_cpu: {architecture}, {schedule}\n{ended.stdout}{ended.stderr}", flush=True)
+    return ended.returncode
+
+
+def main() -> int:
+    sys.path.insert(0, str(ROOT))
+    import build_cuda
+
+    if build_cuda.find_nvcc() is None:
+        print("ptx_on_cpu: SKIPPED, there is no nvcc: the CUDA kernels were neither compiled nor tested")
+        return 0
+    for architecture in ARCHITECTURES:
+        print(f"ptx_on_cpu: building for {architecture}", flush=True)
+        build(architecture)
+    jobs = int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
+    with ThreadPoolExecutor(jobs) as pool:
+        codes = list(pool.map(lambda each: run(*each), RUNS))
+    failed = [" ".join(each) for each, code in zip(RUNS, codes, strict=True) if code]
+    print(f"ptx_on_cpu: {len(RUNS)} runs, {f'FAILED: {failed}' if failed else 'all passed'}; see {HERE / 'README.md'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""A pytest plugin: existing tests run on nvcc's PTX, executed on the CPU.
+
+    python -m pytest -p tests.ptx_on_cpu.plugin tests/test_marginalize.py --ptx-arch compute_90 --ptx-schedule reverse
+
+CPU tensors then go through the CUDA bindings, launchers and kernels. A test fails where the runner reports a fault.
+"""
+
+import ctypes
+import json
+import re
+import tomllib
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from .build import ARCHITECTURES, build
+from .control import Control
+
+CASES = Path(__file__).with_name("cases.toml")
+_CONTROL = pytest.StashKey[Control]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("ptx_on_cpu")
+    group.addoption("--ptx-arch", default="compute_80", choices=ARCHITECTURES, help="which PTX to execute")
+    group.addoption("--ptx-schedule", default="in-order", help="in-order, reverse or random:SEED")
+    group.addoption("--ptx-cases", action="store_true", help=f"run only the tests that {CASES.name} lists")
+    group.addoption("--ptx-counts", metavar="FILE", help="write bank conflicts and sectors to this file, as JSON")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Before any conftest.py can import mtp_ext."""
+    options = early_config.known_args_namespace
+    architecture = options.ptx_arch
+    built = build(architecture)
+    # First the stand-in: whatever needs libcudart.so.13 later, the shipped library included, gets this one.
+    control = Control(built.runtime)
+    control.choose_device(architecture)
+    control.set_schedule(options.ptx_schedule)
+    control.count(bool(options.ptx_counts))
+    import torch
+
+    ctypes.CDLL(str(built.torch_memory)).ptx_on_cpu_watch_torch()
+    import mtp_ext  # noqa: F401  registers the CPU kernels, which the extension then replaces
+
+    torch.ops.load_library(built.extension)
+    early_config.stash[_CONTROL] = control
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Executing PTX is slow: hypothesis draws a few examples where it would draw forty."""
+    from hypothesis import settings
+
+    settings.register_profile("ptx_on_cpu", max_examples=5, deadline=None, derandomize=True)
+    settings.load_profile("ptx_on_cpu")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"ptx_on_cpu: {config.getoption('--ptx-arch')}, schedule {config.getoption('--ptx-schedule')}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--ptx-cases"):
+        return
+    listed = {file: [re.compile(name) for name in names] for file, names in read_cases().items()}
+    keep = [item for item in items if any(name.fullmatch(item.name) for name in listed.get(item.path.name, []))]
+    dropped = set(items) - set(keep)
+    config.hook.pytest_deselected(items=[item for item in items if item in dropped])
+    items[:] = keep
+
+
+def read_cases() -> dict[str, list[str]]:
+    """By file of tests/: regular expressions that match the whole name of a test, parameters included."""
+    return tomllib.loads(CASES.read_text())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    control = item.config.stash[_CONTROL]
+    control.take_faults()
+    try:
+        result = yield
+    except BaseException:
+        if faults := control.take_faults():
+            item.add_report_section("call", "ptx_on_cpu", faults)
+        raise
+    if faults := control.take_faults():
+        pytest.fail(f"the runner reports:\n{faults}", pytrace=False)
+    return result
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if path := session.config.getoption("--ptx-counts"):
+        Path(path).write_text(json.dumps(session.config.stash[_CONTROL].take_counts(), indent=1))
