@@ -28,11 +28,12 @@ if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
 
 CPU_SOURCES = [
+    "csrc/cache_checks.cpp",
     "csrc/cpu/append_binding.cpp",
     "csrc/cpu/argmax_kernel.cpp",
     "csrc/cpu/branch_normalizers_binding.cpp",
     "csrc/cpu/branch_pass.cpp",
-    "csrc/cpu/cache_checks.cpp",
+    "csrc/cpu/cache_values.cpp",
     "csrc/cpu/commit_binding.cpp",
     "csrc/cpu/gemm_tile.cpp",
     "csrc/cpu/joint_topk_binding.cpp",
@@ -61,11 +62,18 @@ CPU_SOURCES = [
     "csrc/cpu/verify_sampling_kernel.cpp",
 ]
 CUDA_SOURCES = [
+    "csrc/cache_checks.cpp",
+    "csrc/cuda/append_binding.cpp",
+    "csrc/cuda/commit_binding.cpp",
     "csrc/cuda/launch.cpp",
     "csrc/cuda/marginalize_binding.cpp",
+    "csrc/cuda/merge_states_binding.cpp",
 ]
 CUDA_KERNELS = [
+    "csrc/cuda/append_launch.cu",
     "csrc/cuda/branch_sums_launch.cu",
+    "csrc/cuda/commit_launch.cu",
+    "csrc/cuda/merge_states_launch.cu",
     "csrc/cuda/mixture_launch.cu",
 ]
 HOST_SOURCES = [

@@ -7,16 +7,15 @@
 // heads].
 #pragma once
 
-#include <cstdint>
+#include "cache_rows.h"
 
 namespace mtp_ext {
 
 struct TreeAttention {
   // Sizes.
   int64_t batch, nodes, heads, kv_heads, head_dim, value_dim;
-  int64_t words;              // of 64 ancestor bits a node
-  int64_t page_size;          // rows a page; the capacity where the cache is not paged
-  int64_t page_table_stride;  // elements between the pages of two requests
+  int64_t words;     // of 64 ancestor bits a node
+  int64_t capacity;  // logical rows of a request
 
   // Strides in elements. The last dimension is contiguous; `page` is the batch dimension where there are no pages.
   struct {
@@ -31,8 +30,8 @@ struct TreeAttention {
   const int64_t* prefix_lengths;  // [batch]
   const int64_t* node_counts;     // [batch]
   const int64_t* starts;          // [batch]
-  const int64_t* page_table;      // [batch, pages]
   const float* sinks;             // [heads]
+  CachePages pages;
 
   float scale;
   float softcap;   // 0: none
@@ -44,11 +43,6 @@ struct TreeAttention {
   int64_t prefix(int64_t b) const { return prefix_lengths[b]; }
   int64_t count(int64_t b) const { return node_counts ? node_counts[b] : nodes; }
   int64_t start(int64_t b) const { return starts ? starts[b] : 0; }
-  // Where logical row r of request b lies: the page, and the row in it.
-  int64_t page(int64_t b, int64_t r) const {
-    return page_table ? page_table[b * page_table_stride + r / page_size] : b;
-  }
-  int64_t row(int64_t r) const { return page_table ? r % page_size : r; }
 };
 
 }  // namespace mtp_ext

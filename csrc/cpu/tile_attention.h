@@ -157,11 +157,11 @@ class TileAttention {
   }
 
   const scalar_t* key_row(int64_t row, int64_t head) const {
-    return key_ + a_.page(tile_.b, row) * a_.key_stride.page + a_.row(row) * a_.key_stride.row +
+    return key_ + a_.pages.page(tile_.b, row) * a_.key_stride.page + a_.pages.place(row) * a_.key_stride.row +
            (tile_.head_begin + head) * a_.key_stride.head;
   }
   const scalar_t* value_row(int64_t row, int64_t head) const {
-    return value_ + a_.page(tile_.b, row) * a_.value_stride.page + a_.row(row) * a_.value_stride.row +
+    return value_ + a_.pages.page(tile_.b, row) * a_.value_stride.page + a_.pages.place(row) * a_.value_stride.row +
            (tile_.head_begin + head) * a_.value_stride.head;
   }
 

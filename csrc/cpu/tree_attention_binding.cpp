@@ -1,8 +1,8 @@
-#include <cmath>
 #include <tuple>
 
 #include "../dispatch.h"
-#include "cache_checks.h"
+#include "../tree_attention_checks.h"
+#include "cache_values.h"
 #include "gemm_tile.h"
 #include "parallel.h"
 #include "tree_attention.h"
@@ -27,66 +27,13 @@ void check_ancestor_bits(const TreeAttention& a) {
   }
 }
 
-TreeAttention check_tree_attention(const Tensor& query, const Tensor& key, const Tensor& value,
-                                   const std::optional<Tensor>& ancestors, const Tensor& prefix_lengths,
-                                   const std::optional<Tensor>& node_counts, const std::optional<Tensor>& starts,
-                                   const std::optional<Tensor>& page_table, std::optional<double> scale, double softcap,
-                                   std::optional<int64_t> window, const std::optional<Tensor>& sinks) {
-  check_tensor(kOp, "query", query, {{"batch"}, {"nodes"}, {"heads"}, {"head_dim"}},
-               {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half}, query);
-  TreeAttention a{};
-  a.batch = query.size(0);
-  a.nodes = query.size(1);
-  a.heads = query.size(2);
-  a.head_dim = query.size(3);
-  a.words = ceil_div(a.nodes, 64);
-  a.query_stride = {query.stride(0), query.stride(1), query.stride(2)};
-  const CacheSizes cache = check_cache(kOp, key, value, a.batch, query, page_table);
-  if (cache.head_dim != a.head_dim) {
-    refuse(kOp, "key must have the query's head_dim=", a.head_dim, ", got ", cache.head_dim);
+void check_values(const TreeAttention& a) {
+  check_page_values(kOp, a.pages, a.batch);
+  check_length_values(kOp, a.prefix_lengths, a.node_counts, a.batch, a.nodes, a.capacity);
+  if (a.ancestors) check_ancestor_bits(a);
+  for (int64_t b = 0; a.starts && b < a.batch; ++b) {
+    if (a.starts[b] < 0) refuse(kOp, "starts must be at least 0, got starts[", b, "]=", a.starts[b]);
   }
-  a.kv_heads = cache.kv_heads;
-  a.value_dim = cache.value_dim;
-  check_range(kOp, "head_dim", a.head_dim, 16, 256);
-  check_range(kOp, "value_dim", a.value_dim, 16, 256);
-  if (a.kv_heads == 0 || a.heads % a.kv_heads) {
-    refuse(kOp, "heads must be a multiple of kv_heads, got ", a.heads, " and ", a.kv_heads);
-  }
-  a.key_stride = {key.stride(0), key.stride(1), key.stride(2)};
-  a.value_stride = {value.stride(0), value.stride(1), value.stride(2)};
-  a.page_size = key.size(1);
-  a.page_table_stride = page_table ? page_table->stride(0) : 0;
-  a.page_table = data_or_null(page_table);
-  check_lengths(kOp, prefix_lengths, node_counts, a.batch, a.nodes, cache.capacity, query);
-  a.prefix_lengths = prefix_lengths.const_data_ptr<int64_t>();
-  a.node_counts = data_or_null(node_counts);
-  if (ancestors) {
-    check_tensor(kOp, "ancestors", *ancestors, {{"batch", a.batch}, {"nodes", a.nodes}, {"words", a.words}}, {kInt64},
-                 query);
-    a.ancestors = ancestors->const_data_ptr<int64_t>();
-    a.ancestors_stride = {ancestors->stride(0), ancestors->stride(1), 0};
-    check_ancestor_bits(a);
-  }
-  if (starts) {
-    check_tensor(kOp, "starts", *starts, {{"batch", a.batch}}, {kInt64}, query);
-    a.starts = starts->const_data_ptr<int64_t>();
-    for (int64_t b = 0; b < a.batch; ++b) {
-      if (a.starts[b] < 0) refuse(kOp, "starts must be at least 0, got starts[", b, "]=", a.starts[b]);
-    }
-  }
-  if (scale && !std::isfinite(*scale)) refuse(kOp, "scale must be a finite number, got ", *scale);
-  if (softcap > 0 && std::isinf(softcap)) refuse(kOp, "softcap must be a finite number, got ", softcap);
-  if (!(softcap >= 0)) refuse(kOp, "softcap must be at least 0, got ", softcap);
-  if (window && *window < 1) refuse(kOp, "window must be at least 1, got ", *window);
-  if (sinks) {
-    check_tensor(kOp, "sinks", *sinks, {{"heads", a.heads}}, {kFloat32}, query);
-    a.sinks = sinks->const_data_ptr<float>();
-  }
-  a.scale = static_cast<float>(scale.value_or(1 / std::sqrt(static_cast<double>(a.head_dim))));
-  a.softcap = static_cast<float>(softcap);
-  a.window = window.value_or(0);
-  a.bfloat16_products = query.scalar_type() == ScalarType::BFloat16 && has_bfloat16_gemm();
-  return a;
 }
 
 // The floats of a partial state: of the rows of one KV head and tile, against one part. It starts on a cache line.
@@ -189,8 +136,10 @@ std::tuple<Tensor, Tensor> tree_attention_cpu(const Tensor& query, const Tensor&
                                               const std::optional<Tensor>& page_table, std::optional<double> scale,
                                               double softcap, std::optional<int64_t> window,
                                               const std::optional<Tensor>& sinks) {
-  const TreeAttention a = check_tree_attention(query, key, value, ancestors, prefix_lengths, node_counts, starts,
-                                               page_table, scale, softcap, window, sinks);
+  TreeAttention a = check_tree_attention(query, key, value, ancestors, prefix_lengths, node_counts, starts, page_table,
+                                         scale, softcap, window, sinks);
+  check_values(a);
+  a.bfloat16_products = query.scalar_type() == ScalarType::BFloat16 && has_bfloat16_gemm();
   const Tensor out = new_empty(query, {a.batch, a.nodes, a.heads, a.value_dim}, query.scalar_type());
   const Tensor lse = new_empty(query, {a.batch, a.nodes, a.heads}, kFloat32);
   dispatch_logits(kOp, query, [&](const auto* data) {

@@ -12,6 +12,11 @@ enum class Fault : uint32_t {
   kNone,
   kIndptr,
   kTarget,
+  kLengths,
+  kPage,
+  kPath,
+  kAncestors,
+  kStart,
 };
 
 // Argument and expectation; a # stands for the place where the first bad value was seen.
@@ -21,6 +26,16 @@ inline const char* fault_sentence(Fault fault) {
       return "indptr must start at 0, ascend and end at the number of branches, indptr[#] does not";
     case Fault::kTarget:
       return "targets must be from 0 to the vocabulary's last token, targets[#] is not";
+    case Fault::kLengths:
+      return "prefix_lengths and node_counts must fit into tree and cache, those of request # do not";
+    case Fault::kPage:
+      return "page_table must name the cache's pages, entry # (counted over all requests) does not";
+    case Fault::kPath:
+      return "nodes must ascend from 0 within tree and cache for as long as lengths says, nodes[#] does not";
+    case Fault::kAncestors:
+      return "ancestors must have no bits beyond the nodes, row # (counted over all requests) has some";
+    case Fault::kStart:
+      return "starts must be at least 0, starts[#] is not";
     default:
       return "an unknown fault at #";
   }

@@ -14,37 +14,35 @@ CacheSizes check_cache(const char* op, const Tensor& key, const Tensor& value, i
   CacheSizes sizes{rows, key.size(2), key.size(3), value.size(3)};
   if (!page_table) return sizes;
   check_tensor(op, "page_table", *page_table, {{"batch", batch}, {"pages"}}, {kInt64}, like);
-  const int64_t columns = page_table->size(1);
-  const int64_t* data = page_table->const_data_ptr<int64_t>();
-  for (int64_t b = 0; b < batch; ++b) {
-    for (int64_t i = 0; i < columns; ++i) {
-      const int64_t page = data[b * page_table->stride(0) + i];
-      if (page < 0 || page >= pages) {
-        refuse(op, "page_table must be from 0 to ", pages - 1, ", got page_table[", b, ", ", i, "]=", page);
-      }
-    }
-  }
-  sizes.capacity = columns * rows;
+  sizes.capacity = page_table->size(1) * rows;
   return sizes;
 }
 
 void check_lengths(const char* op, const Tensor& prefix_lengths, const std::optional<Tensor>& node_counts,
-                   int64_t batch, int64_t nodes, int64_t capacity, const Tensor& like) {
+                   int64_t batch, const Tensor& like) {
   check_tensor(op, "prefix_lengths", prefix_lengths, {{"batch", batch}}, {kInt64}, like);
   if (node_counts) check_tensor(op, "node_counts", *node_counts, {{"batch", batch}}, {kInt64}, like);
-  const int64_t* prefixes = prefix_lengths.const_data_ptr<int64_t>();
-  const int64_t* counts = data_or_null(node_counts);
-  for (int64_t b = 0; b < batch; ++b) {
-    const int64_t count = counts ? counts[b] : nodes;
-    if (count < 0 || count > nodes) {
-      refuse(op, "node_counts must be from 0 to ", nodes, ", got node_counts[", b, "]=", count);
-    }
-    if (prefixes[b] < 0) refuse(op, "prefix_lengths must be at least 0, got prefix_lengths[", b, "]=", prefixes[b]);
-    if (prefixes[b] > capacity - count) {
-      refuse(op, "the cache must hold prefix and nodes, got capacity ", capacity, " for prefix_lengths[", b,
-             "]=", prefixes[b], " and ", count, " nodes");
-    }
-  }
+}
+
+CacheRows written_rows(const Tensor& tensor) {
+  CacheRows rows = read_rows(tensor);
+  rows.data = static_cast<char*>(tensor.mutable_data_ptr());
+  return rows;
+}
+
+CacheRows read_rows(const Tensor& tensor) {
+  const auto bytes = static_cast<int64_t>(tensor.element_size());
+  return {static_cast<char*>(const_cast<void*>(tensor.const_data_ptr())),
+          tensor.stride(0) * bytes,
+          tensor.stride(1) * bytes,
+          tensor.stride(2) * bytes,
+          tensor.size(2),
+          tensor.size(3) * bytes};
+}
+
+CachePages cache_pages(const Tensor& key, const std::optional<Tensor>& page_table) {
+  return {data_or_null(page_table), page_table ? page_table->stride(0) : 0, page_table ? page_table->size(1) : 1,
+          key.size(0), key.size(1)};
 }
 
 }  // namespace mtp_ext
