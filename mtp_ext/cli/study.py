@@ -133,6 +133,12 @@ def _add_heads(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="of the training's products (default: %(default)s)",
     )
+    parser.add_argument(
+        "--columns",
+        type=count,
+        metavar="N",
+        help="of the unembedding in a step of the heads, sampled without bias: faster, noisier (default: all)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     add_positions(parser, 32)
     parser.add_argument(
@@ -184,6 +190,8 @@ def _heads(options: argparse.Namespace, output: Path) -> "Outcome":
         learning_rate=options.learning_rate,
         seed=options.seed,
         arithmetic=options.arithmetic,
+        columns=options.columns,
+        exact_epochs=0,
     )
     return study_heads(subject, samples, output, strategies=options.strategies, settings=settings, top_p=options.top_p)
 
@@ -230,7 +238,7 @@ def _run(options: argparse.Namespace) -> int:
     if outcome.stopped is None:
         return 0
     print(f"mtp-ext: {outcome.stopped}", file=sys.stderr)
-    return 130
+    return 2 if outcome.refused else 130
 
 
 def _show(outcome: "Outcome") -> None:

@@ -33,20 +33,20 @@ def study_all(names: Sequence[str], study: Callable[[str, Path], Outcome], outpu
         try:
             outcomes.append(study(name, open_output(output / name)))
         except (ValueError, OSError, ImportError) as error:
-            outcomes.append(Outcome(name, "", stopped=str(error)))
-            print(f"mtp-ext: {error}", file=sys.stderr)
+            outcomes.append(Outcome(name, "", stopped=str(error), refused=True))
             continue
         finally:
             if outcomes:
                 page = write_page(output / _PAGE, _TITLE, _ABOUT, outcomes)
         if outcomes[-1].stopped:
             break
-    unfinished = [f"{outcome.study}: {outcome.stopped}" for outcome in outcomes if outcome.stopped]
-    rows = [(outcome.study, outcome.stopped or "done", str(output / outcome.study)) for outcome in outcomes]
+    unfinished = [outcome for outcome in outcomes if outcome.stopped]
+    rows = [(o.study, "not complete" if o.stopped else "done", str(output / o.study)) for o in outcomes]
     return Outcome(
         study="all",
         headline=_TITLE,
         tables=[Table("Studies:", ("study", "state", "files"), rows)],
         files=[page],
-        stopped="; ".join(unfinished) or None,
+        stopped="; ".join(f"{outcome.study}: {outcome.stopped}" for outcome in unfinished) or None,
+        refused=any(outcome.refused for outcome in unfinished) and all(outcome.refused for outcome in unfinished),
     )

@@ -8,10 +8,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from mtp_ext.study.intervals import Interval
+from mtp_ext.study.intervals import ALL_KINDS, Interval
 
 PANEL = 2.7  # inches
 COLORS = ("#1f6fb2", "#d1661b", "#4f8a2e", "#7b4ea3", "#b23a48", "#5f6b7a", "#c39a1f", "#2a9d8f")
+_TOGETHER = "#1c2733"
 
 Grid = list[list[Axes]]
 
@@ -29,6 +30,11 @@ def panels(titles: Sequence[str], rows: int = 1, *, panel: float = PANEL, sharey
     for axes in (axes for row in grid for axes in row):
         axes.grid(alpha=0.25)
     return figure, grid
+
+
+def colors(kinds: Sequence[str]) -> dict[str, str]:
+    """A color for each kind of text; all texts together are dark."""
+    return {kind: _TOGETHER if kind == ALL_KINDS else COLORS[i % len(COLORS)] for i, kind in enumerate(kinds)}
 
 
 def curve(axes: Axes, places: Sequence[float], values: Sequence[Interval], color: str, label: str) -> None:

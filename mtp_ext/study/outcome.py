@@ -1,7 +1,7 @@
 """What a study has to say, in a form that a terminal and a page can show."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -36,7 +36,8 @@ class Outcome:
         tables: the figures.
         notes: what they mean, and what the sample can and cannot tell; a sentence or two each.
         plots, files: PNG files; CSV and JSON files.
-        stopped: None, or where it was stopped before its end.
+        stopped: None, or where it was stopped before its end, or why it did not begin.
+        refused: whether that was a refusal.
     """
 
     study: str
@@ -44,8 +45,9 @@ class Outcome:
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
     plots: Sequence[Path] = ()
-    files: Sequence[Path] = field(default=())
+    files: Sequence[Path] = ()
     stopped: str | None = None
+    refused: bool = False
 
 
 def percent(estimate: float, low: float, high: float) -> str:

@@ -21,7 +21,7 @@ def _means(summaries: Sequence[NucleusSummary], path: Path) -> Path:
     figure, grid = figures.panels(models, panel=4.2)
     for axes, model in zip(grid[0], models, strict=True):
         kinds = list(dict.fromkeys(row.kind for row in summaries if row.model == model))
-        for color, kind in zip(figures.COLORS * len(kinds), kinds, strict=False):
+        for kind, color in figures.colors(kinds).items():
             rows = [row for row in summaries if (row.model, row.kind) == (model, kind)]
             # Evenly spaced: 0.9 and 0.99 would coincide on a scale.
             figures.curve(axes, range(len(rows)), [row.branches for row in rows], color, kind)

@@ -13,7 +13,8 @@ def draw(summaries: Sequence[LayerSummary], path: Path) -> Path:
     """Writes the figure; bars are 95 % confidence intervals."""
     figure, grid = figures.panels(["KL divergence, nats", "same most probable token"], panel=4.2, sharey=False)
     distance, agreement = grid[0]
-    for color, kind in zip(figures.COLORS * len(summaries), dict.fromkeys(row.kind for row in summaries), strict=False):
+    kinds = list(dict.fromkeys(row.kind for row in summaries))
+    for kind, color in figures.colors(kinds).items():
         rows = [row for row in summaries if row.kind == kind]
         depths = [row.depth for row in rows]
         figures.curve(distance, depths, [row.kl for row in rows], color, kind)
