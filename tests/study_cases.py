@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny_model import byte_tokenizer
 from transformers import PreTrainedModel
@@ -44,3 +45,8 @@ def interrupt_at(call: int, function: Any) -> Any:
 
     interrupted.calls = calls
     return interrupted
+
+
+def without_plots(monkeypatch: pytest.MonkeyPatch, study: Any) -> None:
+    """Drawing takes longer than all else that a test of this size does."""
+    monkeypatch.setattr(study.plots, "draw", lambda *arguments: [])

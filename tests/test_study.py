@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from study_cases import without_plots, write_texts
 from tiny_model import byte_tokenizer, save_tiny_model, tiny_llama
 from transformers import PreTrainedModel
 from tree_models import tree_model
@@ -50,10 +51,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def text_files(tmp_path: Path) -> list[Path]:
-    paths = [tmp_path / "counting_up.txt", tmp_path / "greek.txt"]
-    paths[0].write_text(" ".join(map(str, range(20))), encoding="utf-8")
-    paths[1].write_text("αβγδεζηθ" * 5, encoding="utf-8")
-    return paths
+    return write_texts(tmp_path)
 
 
 def run(model_folder: Path, text_files: list[Path], output: Path, *options: str) -> int:
@@ -268,6 +266,7 @@ def test_a_stopped_study_goes_on(
 ) -> None:
     """The text that was done is not measured again, and the result is that of a run without a stop."""
     measured = []
+    without_plots(monkeypatch, marginalization)
 
     def watched(model: PreTrainedModel, text: Text, *arguments: object) -> object:
         measured.append(text.kind)

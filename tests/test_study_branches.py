@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from study_cases import interrupt_at, noise, read_json, tiny_subject, write_texts
+from study_cases import interrupt_at, noise, read_json, tiny_subject, without_plots, write_texts
 from tiny_model import save_tiny_model, tiny_llama
 from tree_models import tree_model
 
@@ -72,6 +72,7 @@ def test_several_models_and_files_that_say_the_same(tmp_path: Path, capsys: pyte
 
 def test_a_stopped_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_subject(tiny_llama(), noise(), noise(seed=3))
+    without_plots(monkeypatch, study)
     interrupted = interrupt_at(2, nucleus_counts)
     monkeypatch.setattr(study, "nucleus_counts", interrupted)
     stopped = study_branches([lambda: subject], tmp_path, top_ps=TOP_P, positions=8)

@@ -6,7 +6,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from study_cases import write_texts
+from tiny_model import save_tiny_model
 
+from mtp_ext import cli
 from mtp_ext.study.everything import study_all
 from mtp_ext.study.files import Parts, open_output
 from mtp_ext.study.outcome import Outcome, Table
@@ -101,6 +104,32 @@ def test_parts_are_kept_for_their_configuration_alone(tmp_path: Path) -> None:
     [file] = (tmp_path / "parts").iterdir()
     file.write_text(file.read_text()[:-9])
     assert parts.get("a b") is None, "cut short"
+
+
+def test_the_command_runs_every_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """But the heads: their text is missing, which is said, and does not keep the others from being run."""
+    model = str(save_tiny_model(tmp_path / "model"))
+    texts = [*map(str, write_texts(tmp_path))]
+    arguments = [
+        "study",
+        "all",
+        "--model",
+        model,
+        "--positions",
+        "3",
+        "--train",
+        str(tmp_path / "no"),
+        "--threads",
+        "1",
+    ]
+    assert cli.main([*arguments, "--output", str(tmp_path / "out"), "--texts", *texts]) == 2
+    printed = capsys.readouterr()
+    message = f"heads: train: text must be a file or a folder, got {tmp_path / 'no'}, which is not there"
+    assert printed.err.splitlines()[-1] == f"mtp-ext: {message}"
+    html = (tmp_path / "out" / "study.html").read_text(encoding="utf-8")
+    for headline in ("Second-token prediction of", "Distance of the layers of", "Branches that the nucleus keeps"):
+        assert f">{headline} {model}" in html or f">{headline}, {model}" in html
+    assert html.count("data:image/png;base64,") == 5
 
 
 def test_an_unusable_folder(tmp_path: Path) -> None:

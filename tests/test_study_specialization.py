@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from study_cases import interrupt_at, noise, read_json, tiny_subject, write_texts
+from study_cases import interrupt_at, noise, read_json, tiny_subject, without_plots, write_texts
 from tiny_model import save_tiny_model, tiny_llama
 from torch import Tensor
 from torch.nn.functional import kl_div
@@ -90,6 +90,7 @@ def test_files_say_the_same(tmp_path: Path) -> None:
 
 def test_a_stopped_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny_subject(tiny_llama(), noise(), noise(seed=3))
+    without_plots(monkeypatch, study)
     interrupted = interrupt_at(2, lens_distances)
     monkeypatch.setattr(study, "lens_distances", interrupted)
     stopped = study_specialization(subject, tmp_path, positions=8)
