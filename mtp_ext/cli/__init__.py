@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mtp_ext.cli import generate, info, study
+from mtp_ext.cli import generate, info, study, train
 
 _EXAMPLES = """examples:
   mtp-ext info                                      what was built, loaded, and for which CPU
@@ -13,6 +13,7 @@ _EXAMPLES = """examples:
   mtp-ext study marginalization                     the paper's prediction on SmolLM2-135M and four texts
   mtp-ext study marginalization --texts my.txt      the same on your own text
   mtp-ext study marginalization --help              all it can do
+  mtp-ext train --text notes/                       heads that predict further tokens, for faster text
 
 Results go to stdout, messages and progress to stderr. Exit status: 0 done, 2 refused, 130 stopped (Ctrl-C).
 """
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (info, generate, study):
+    for command in (info, generate, study, train):
         command.add_parser(commands)
     options = parser.parse_args(arguments)
     try:

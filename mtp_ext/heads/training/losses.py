@@ -1,0 +1,81 @@
+"""Cross entropy of a head against a frozen unembedding, and the balance between heads.
+
+    loss[r] = logsumexp(W h[r]) - sum_k q[r, k] (W h[r])[targets[r, k]]          (nats, sum_k q[r, k] = 1)
+
+h [rows, hidden], W [vocab, hidden]. Logits exist for a chunk of rows alone. Since W is frozen, the gradient of h is all
+that is wanted, (softmax(W h) - q) W, and is computed with the loss while the chunk's logits are there: two products
+where recomputing chunks in the backward pass takes three.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Of logits: with their softmax they stay in a cache of 32 MiB, and products have rows enough (measured: 256 are no
+# faster).
+_CHUNK_BYTES = 16 << 20
+
+
+def head_losses(
+    hidden: Tensor,
+    unembedding: Tensor,
+    targets: Tensor,
+    probs: Tensor | None = None,
+    offsets: Tensor | None = None,
+) -> Tensor:
+    """Cross entropy of each row in nats, float32 [rows], without a [rows, vocab] tensor; differentiable in `hidden`.
+
+    Args:
+        hidden: [rows, hidden], after the final norm; multiplied in the unembedding's dtype.
+        unembedding: [vocab, hidden], frozen.
+        targets: int64 [rows], or [rows, k] with `probs`.
+        probs: float32 [rows, k], how probable each target is; made to sum to one.
+        offsets: [vocab], added to the logits: of an unembedding of which only some columns are there, see `Columns`.
+    """
+    if probs is None:
+        targets, probs = targets[:, None], torch.ones_like(targets[:, None], dtype=torch.float32)
+    apply: Any = _HeadLosses.apply
+    losses: Tensor = apply(hidden, unembedding, targets, probs / probs.sum(-1, keepdim=True), offsets)
+    return losses
+
+
+class _HeadLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, unembedding: Tensor, targets: Tensor, probs: Tensor, offsets: Tensor | None
+    ) -> Tensor:
+        losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        rows = max(1, _CHUNK_BYTES // (unembedding.shape[0] * unembedding.element_size()))
+        for start in range(0, hidden.shape[0], rows):
+            some = slice(start, start + rows)
+            logits = hidden[some].to(unembedding.dtype) @ unembedding.T
+            if offsets is not None:
+                logits += offsets.to(logits.dtype)
+            wanted = (logits.gather(1, targets[some]).float() * probs[some]).sum(-1)
+            losses[some] = logits.logsumexp(-1).float() - wanted
+            if slopes is not None:
+                slope = logits.softmax(-1)
+                slope.scatter_add_(1, targets[some], -probs[some].to(slope.dtype))
+                slopes[some] = slope @ unembedding
+        ctx.slopes = slopes
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        slopes = ctx.slopes
+        return None if slopes is None else slopes * grads[0][:, None].to(slopes.dtype), None, None, None, None
+
+
+def rms_scales(squares: Tensor, counts: Tensor) -> Tensor:
+    """What each head's loss is multiplied by, so that its root mean square over a batch equals the first head's.
+
+    Args:
+        squares: [heads], sums of squared losses over the batch's rows, without a gradient.
+        counts: [heads], how many rows these are; a head without any counts for nothing.
+
+    Source: arXiv 2502.09419.
+    """
+    rms = (squares / counts.clamp(min=1)).sqrt()
+    return torch.where(rms > 0, rms[0] / rms, 1.0)
