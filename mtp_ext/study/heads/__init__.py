@@ -1,0 +1,1 @@
+"""Heads against marginalization: the strategies of the paper's table 1."""
