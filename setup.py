@@ -43,6 +43,8 @@ CPU_SOURCES = [
     "csrc/cpu/marginalize_topk_binding.cpp",
     "csrc/cpu/merge_states_binding.cpp",
     "csrc/cpu/mix_branches_binding.cpp",
+    "csrc/cpu/mix_layers_binding.cpp",
+    "csrc/cpu/mix_layers_kernel.cpp",
     "csrc/cpu/mixture_kernel.cpp",
     "csrc/cpu/mixture_topk_kernel.cpp",
     "csrc/cpu/normalizer_kernel.cpp",

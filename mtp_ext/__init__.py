@@ -15,6 +15,7 @@ from mtp_ext.marginalize import (
     marginalize_targets,
     marginalize_topk,
 )
+from mtp_ext.mix_layers import mix_layers
 from mtp_ext.prediction import MarginalPrediction, predict_marginal
 from mtp_ext.skinny_linear import (
     PackedLinear,
@@ -55,6 +56,7 @@ __all__ = [
     "marginalize_targets",
     "marginalize_topk",
     "merge_states",
+    "mix_layers",
     "pack_linear",
     "predict_marginal",
     "select_branches",

@@ -3,8 +3,11 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mtp_ext.ops.checks import check_range
+
 KINDS = ("transformer", "mlp")
 HIDDEN_STATES = ("last", "weighted")
+_LARGEST_WIDTH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class HeadsConfig:
             raise ValueError(f"MTPHeads: kind must be 'transformer' or 'mlp', got {self.kind!r}")
         if self.hidden_states not in HIDDEN_STATES:
             raise ValueError(f"MTPHeads: hidden_states must be 'last' or 'weighted', got {self.hidden_states!r}")
+
+        if self.width is not None:
+            check_range("MTPHeads", "width", self.width, 1, _LARGEST_WIDTH)
 
     @property
     def layers(self) -> range:

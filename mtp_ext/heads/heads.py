@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from mtp_ext.heads.backbone import Backbone, LayerOutputs
 from mtp_ext.heads.config import HeadsConfig
 from mtp_ext.heads.mlp_head import MLPHead
 from mtp_ext.heads.transformer_head import copy_final_layer
+from mtp_ext.mix_layers import mix_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -201,16 +202,13 @@ class MTPHeads(nn.Module):
     def _backbone(self) -> Backbone:
         return self._borrowed[0]
 
+    def mixtures(self, layers: Sequence[Tensor]) -> list[Tensor]:
+        """Of each head softmax(w / T) . Z, [batch, tokens, hidden], for weighted hidden states."""
+        return list(mix_layers(layers, (self.layer_weights.float() / self.config.temperature).softmax(-1)).unbind())
+
     def _inputs(self, layers: Sequence[Tensor]) -> list[Tensor]:
         """What each head reads, [batch, tokens, hidden]."""
-        if self.config.hidden_states == "weighted":
-            mixed = self._mix(layers)
-            return mixed if self.config.kind == "transformer" else [self._backbone.final_norm(z) for z in mixed]
-        return [layers[0]] * len(self.heads)
-
-    def _mix(self, layers: Sequence[Tensor]) -> list[Tensor]:
-        shares: Any = (self.layer_weights / self.config.temperature).softmax(-1)
-        return [
-            sum((share * layer for share, layer in zip(row, layers, strict=True)), torch.zeros(())).to(layers[0].dtype)
-            for row in shares
-        ]
+        if self.config.hidden_states == "last":
+            return [layers[0]] * len(self.heads)
+        mixtures = self.mixtures(layers)
+        return mixtures if self.config.kind == "transformer" else list(map(self._backbone.final_norm, mixtures))

@@ -10,6 +10,7 @@ from mtp_ext.ops.marginalize import marginalize
 from mtp_ext.ops.marginalize_targets import marginalize_targets
 from mtp_ext.ops.marginalize_topk import marginalize_topk
 from mtp_ext.ops.merge_states import merge_states
+from mtp_ext.ops.mix_layers import mix_layers
 from mtp_ext.ops.select_branches import select_branches
 from mtp_ext.ops.skinny_linear import skinny_linear
 from mtp_ext.ops.skinny_linear_topk import skinny_linear_topk
@@ -28,6 +29,7 @@ __all__ = [
     "marginalize_targets",
     "marginalize_topk",
     "merge_states",
+    "mix_layers",
     "select_branches",
     "skinny_linear",
     "skinny_linear_topk",

@@ -13,6 +13,7 @@ from mtp_ext.reference.linear_marginalize import (
     mix_branches,
 )
 from mtp_ext.reference.marginalize import joint_topk, marginalize, marginalize_targets, marginalize_topk
+from mtp_ext.reference.mix_layers import mix_layers, mix_layers_weights
 from mtp_ext.reference.select_branches import select_branches
 from mtp_ext.reference.skinny_linear import skinny_linear, skinny_linear_topk
 from mtp_ext.reference.tree_attention import append_, merge_states, tree_attention
@@ -31,6 +32,8 @@ __all__ = [
     "marginalize_topk",
     "merge_states",
     "mix_branches",
+    "mix_layers",
+    "mix_layers_weights",
     "select_branches",
     "skinny_linear",
     "skinny_linear_topk",
