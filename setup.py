@@ -70,6 +70,7 @@ CUDA_SOURCES = [
     "csrc/cuda/launch.cpp",
     "csrc/cuda/marginalize_binding.cpp",
     "csrc/cuda/merge_states_binding.cpp",
+    "csrc/cuda/tree_attention_binding.cpp",
 ]
 CUDA_KERNELS = [
     "csrc/cuda/append_launch.cu",
@@ -77,6 +78,7 @@ CUDA_KERNELS = [
     "csrc/cuda/commit_launch.cu",
     "csrc/cuda/merge_states_launch.cu",
     "csrc/cuda/mixture_launch.cu",
+    "csrc/cuda/tree_attention_launch.cu",
 ]
 HOST_SOURCES = [
     "csrc/host/best_first.cpp",

@@ -155,7 +155,8 @@ def ancestors_of(parents: Sequence[Sequence[int]], nodes: int = 0) -> Tensor:
     nodes = max([nodes, *map(len, parents)])
     padded = [[*tree, *[-2] * (nodes - len(tree))] for tree in parents]
     table = torch.tensor(padded, dtype=torch.int64).view(len(parents), nodes)
-    return TokenTree(torch.zeros_like(table), table, validate=False).ancestors
+    # A copy in memory of torch's own, whose bounds can be checked.
+    return TokenTree(torch.zeros_like(table), table, validate=False).ancestors.clone()
 
 
 def random_parents(nodes: int, reach: int, seed: int = 0) -> list[int]:

@@ -10,7 +10,7 @@ import mtp_ext
 from mtp_ext.libraries import Library
 from mtp_ext.testing import has_kernel
 
-OPS = ["append_", "commit_", "marginalize", "merge_states"]
+OPS = ["append_", "commit_", "marginalize", "merge_states", "tree_attention"]
 
 
 @pytest.mark.parametrize("library", built_libraries("cuda"))

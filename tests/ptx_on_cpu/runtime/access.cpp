@@ -131,6 +131,14 @@ uint8_t* update_generic(Site& site, uint64_t address, uint32_t bytes) {
                             : update_global(site, address, bytes);
 }
 
+const uint8_t* load_parameter(Site& site, uint64_t address, uint32_t bytes, const uint8_t* parameters, uint32_t size) {
+  check_alignment(site, address, bytes);
+  if (address - reinterpret_cast<uintptr_t>(parameters) > size - bytes) {
+    fail(site, "out of bounds: " + bytes_at(bytes, address) + " of the parameters");
+  }
+  return pointer(address);
+}
+
 uint8_t* local(Site& site, uint64_t address, uint32_t bytes) {
   check_alignment(site, address, bytes);
   if (!is_local(address)) fail(site, "out of bounds: " + bytes_at(bytes, address) + " of local memory");

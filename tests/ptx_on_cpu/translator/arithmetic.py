@@ -124,6 +124,13 @@ def sign(kernel: Kernel, ins: Instruction) -> str:
     return kernel.write(to, negated if ins.opcode == "neg" else f"{value} < 0 ? {negated} : {value}", t)
 
 
-@translates("sad", "dp4a", "dp2a", "mul24", "mad24", "addc", "subc", "madc", "copysign", "testp")
+@translates("copysign")
+def copy_sign(kernel: Kernel, ins: Instruction) -> str:
+    ins.allow()
+    sign_of, magnitude = read_all(kernel, ins)
+    return kernel.write(ins.operands[0], f"std::copysign({magnitude}, {sign_of})", ins.type)
+
+
+@translates("sad", "dp4a", "dp2a", "mul24", "mad24", "addc", "subc", "madc", "testp")
 def rare_arithmetic(kernel: Kernel, ins: Instruction) -> str:
     raise Unsupported("arithmetic that no kernel has needed so far")

@@ -100,6 +100,8 @@ class Kernel:
         offset = offset or "0"
         if name in self.shared_offsets:
             return f"(kSharedWindow + {self.shared_offsets[name]} + {offset})"
+        if name in self.parameter_offsets:
+            return f"((uintptr_t)parameters + {self.parameter_offsets[name]} + {offset})"
         if name in self._locals:
             return f"((uintptr_t){identifier(name)} + {offset})"
         if any(name == variable.name for variable in self.module.variables):

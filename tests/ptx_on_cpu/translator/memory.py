@@ -25,8 +25,11 @@ def load(kernel: Kernel, ins: Instruction) -> str:
     gets = " ".join(kernel.write(r, f"get<{c_type(ins.type)}>(p, {i})", ins.type) for i, r in enumerate(registers))
     if space == "param":
         name, _, offset = ins.operands[1].strip("[] ").partition("+")
-        start = kernel.parameter_offsets[name.strip()] + int(offset or "0", 0)
-        return f"const uint8_t* p = parameters + {start}; {gets}"
+        if name.strip() in kernel.parameter_offsets:
+            start = kernel.parameter_offsets[name.strip()] + int(offset or "0", 0)
+            return f"const uint8_t* p = parameters + {start}; {gets}"
+        where = f"{kernel.site()}, {kernel.address(ins.operands[1])}, {size * len(registers)}"
+        return f"const uint8_t* p = load_parameter({where}, parameters, {kernel.parameter_bytes}); {gets}"
     arguments = f"{kernel.site()}, {kernel.address(ins.operands[1])}, {size * len(registers)}"
     if space == "local":
         return f"const uint8_t* p = local({arguments}); {gets}"
