@@ -46,7 +46,6 @@ struct AttentionTiles {
 struct AttentionPlace {
   int64_t b;
   int kv_head, tile, part;
-  int64_t state;  // number of its partial state, in rows
 };
 
 __device__ inline AttentionPlace attention_place(const TreeAttentionParams& p) {
@@ -54,7 +53,7 @@ __device__ inline AttentionPlace attention_place(const TreeAttentionParams& p) {
   const int64_t item = p.first_item + local;
   const int64_t head = item / p.tiles;
   return {head / p.attention.kv_heads, static_cast<int>(head % p.attention.kv_heads), static_cast<int>(item % p.tiles),
-          static_cast<int>(blockIdx.x % static_cast<uint32_t>(p.parts)), int64_t{blockIdx.x} * p.state_rows};
+          static_cast<int>(blockIdx.x % static_cast<uint32_t>(p.parts))};
 }
 
 template <typename scalar_t, int kDim>
@@ -124,7 +123,7 @@ class AttentionBlock {
 
   __device__ void write_state() const {
     write_rows([&](int i, int64_t, int) {
-      const int64_t target = place_.state + row(i) - first_row_;
+      const int64_t target = int64_t{blockIdx.x} * p_.state_rows + row(i) - first_row_;
       if (threadIdx.x % 4 == 0) {
         p_.state_maximum[target] = states_.maximum[i];
         p_.state_sum[target] = states_.sum[i];
@@ -231,11 +230,11 @@ class AttentionBlock {
 };
 
 template <typename scalar_t, int kDim>
-__global__ void __launch_bounds__(kAttentionThreads, 2)
+__global__ void __launch_bounds__(kAttentionThreads, kDim == 64 ? 3 : 2)
     tree_attention_kernel(const __grid_constant__ TreeAttentionParams p) {
   extern __shared__ __align__(128) char shared[];
   const AttentionPlace place = attention_place(p);
-  const TreeMask mask(p.attention, place.b, p.status);
+  const TreeMask mask(p, place.b);
   const int parts = part_count(mask.prefix(), p.most_parts);
   if (place.part >= parts) return;
   const int part_rows = static_cast<int>(round_up(ceil_div(mask.prefix(), parts), kPartStep));

@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kMergeThreads) tree_attention_merge(const __gr
   const int group = static_cast<int>(a.heads / a.kv_heads);
   const int64_t row = (p.first_item + local) % p.tiles * kTileRows + state_row;
   if (row >= a.nodes * group) return;
-  const int parts = part_count(TreeMask(a, b, p.status).prefix(), p.most_parts);
+  const int parts = part_count(TreeMask(p, b).prefix(), p.most_parts);
   if (parts == 1) return;
 
   const int64_t states = local * p.parts * p.state_rows + state_row;  // the row's first; a part further on the next

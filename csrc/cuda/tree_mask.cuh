@@ -14,41 +14,36 @@ __device__ inline uint64_t lowest_bits(int count) {
 // One request's tree. A request whose lengths do not fit its cache is reported and has no nodes and no prefix.
 class TreeMask {
  public:
-  __device__ TreeMask(const TreeAttention& a, int64_t b, const Status& status) : status_(status), b_(b) {
-    const int64_t prefix_length = a.prefix_lengths[b];
-    const int64_t node_count = a.node_counts ? a.node_counts[b] : a.nodes;
-    const int64_t start = a.starts ? a.starts[b] : 0;
-    const bool right = fits(prefix_length, node_count, a.nodes, a.capacity);
-    if (!right) report(status, Fault::kLengths, b);
-    if (start < 0) report(status, Fault::kStart, b);
+  __device__ TreeMask(const TreeAttentionParams& params, int64_t b) : p_(params), a_(params.attention), b_(b) {
+    const int64_t prefix_length = a_.prefix_lengths[b];
+    const int64_t node_count = a_.node_counts ? a_.node_counts[b] : a_.nodes;
+    const int64_t start = a_.starts ? a_.starts[b] : 0;
+    const bool right = fits(prefix_length, node_count, a_.nodes, a_.capacity);
+    if (!right) report(p_.status, Fault::kLengths, b);
+    if (start < 0) report(p_.status, Fault::kStart, b);
     prefix_ = right ? static_cast<int>(prefix_length) : 0;
     count_ = right ? static_cast<int>(node_count) : 0;
-    start_ = static_cast<int>(max(int64_t{0}, min(start, a.capacity)));
-    nodes_ = static_cast<int>(a.nodes);
-    words_ = static_cast<int>(a.words);
-    window_ = static_cast<int>(min(a.window, int64_t{INT32_MAX}));
-    ancestors_ = a.ancestors ? a.ancestors + b * a.ancestors_stride.batch : nullptr;
-    stride_ = a.ancestors_stride.node;
+    start_ = static_cast<int>(max(int64_t{0}, min(start, a_.capacity)));
   }
 
   __device__ int prefix() const { return prefix_; }
   __device__ int count() const { return count_; }
 
   // The first row of the prefix that any node may see: the root is at position `prefix`.
-  __device__ int first_row() const { return window_ > 0 ? max(start_, prefix_ - window_ + 1) : start_; }
+  __device__ int first_row() const { return window() > 0 ? max(start_, prefix_ - window() + 1) : start_; }
 
-  __device__ bool hides_ancestors() const { return window_ > 0 && window_ < nodes_; }
+  __device__ bool hides_ancestors() const { return a_.window > 0 && a_.window < a_.nodes; }
 
   // Of a node in its path, 0 for the root; -1 for padding.
   __device__ int depth(int node) const {
     if (node >= count_) return -1;
-    if (!ancestors_) return node;
+    if (!a_.ancestors) return node;
     int seen = 0;
 #pragma unroll 1
-    for (int word = 0; word < words_; ++word) {
-      const uint64_t bits = ancestors_[node * stride_ + word];
-      const uint64_t real = bits & lowest_bits(nodes_ - 64 * word);
-      if (bits != real) report(status_, Fault::kAncestors, b_ * nodes_ + node);
+    for (int word = 0; word < a_.words; ++word) {
+      const uint64_t bits = ancestors(node, word);
+      const uint64_t real = bits & lowest_bits(static_cast<int>(a_.nodes) - 64 * word);
+      if (bits != real) report(p_.status, Fault::kAncestors, b_ * a_.nodes + node);
       seen += __popcll(real);
     }
     return seen - 1;
@@ -57,7 +52,7 @@ class TreeMask {
   // The rows first <= r < end of the prefix that a node of this depth sees.
   __device__ uint64_t prefix_bits(int depth, int first, int end) const {
     if (depth < 0) return 0;
-    const int low = window_ > 0 ? max(start_, prefix_ + depth - window_ + 1) : start_;
+    const int low = window() > 0 ? max(start_, prefix_ + depth - window() + 1) : start_;
     return lowest_bits(end - first) & ~lowest_bits(low - first);
   }
 
@@ -65,24 +60,29 @@ class TreeMask {
   __device__ uint64_t tree_bits(int node, int depth, int word) const {
     if (depth < 0) return 0;
     const int first = 64 * word;
-    uint64_t bits = ancestors_ ? ancestors_[node * stride_ + word] : lowest_bits(node + 1 - first);
+    uint64_t bits = a_.ancestors ? ancestors(node, word) : lowest_bits(node + 1 - first);
     bits &= lowest_bits(count_ - first) & ~lowest_bits(start_ - prefix_ - first);
-    if (window_ == 0 || depth < window_) return bits;
-    if (!ancestors_) return bits & ~lowest_bits(node - window_ + 1 - first);
+    if (window() == 0 || depth < window()) return bits;
+    if (!a_.ancestors) return bits & ~lowest_bits(node - window() + 1 - first);
 #pragma unroll 1
     for (uint64_t rest = bits; rest; rest &= rest - 1) {
       const int ancestor = first + __ffsll(static_cast<long long>(rest)) - 1;
-      if (depth - this->depth(ancestor) >= window_) bits &= ~(rest & (~rest + 1));
+      if (depth - this->depth(ancestor) >= window()) bits &= ~(rest & (~rest + 1));
     }
     return bits;
   }
 
  private:
-  Status status_;
+  __device__ int window() const { return static_cast<int>(min(a_.window, int64_t{INT32_MAX})); }
+
+  __device__ uint64_t ancestors(int node, int word) const {
+    return a_.ancestors[b_ * a_.ancestors_stride.batch + node * a_.ancestors_stride.node + word];
+  }
+
+  const TreeAttentionParams& p_;  // in constant memory: nothing of it is copied to registers
+  const TreeAttention& a_;
   int64_t b_;
-  int prefix_, count_, start_, nodes_, words_, window_;
-  const int64_t* ancestors_;
-  int64_t stride_;
+  int prefix_, count_, start_;
 };
 
 // Walks over the tiles of kKeys keys that a tile of rows sees: of its part of the prefix, then of the tree, where
