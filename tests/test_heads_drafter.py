@@ -1,0 +1,153 @@
+"""MTP heads as a drafter: the model's own text, from trees that are what the heads say of it."""
+
+import pytest
+import torch
+from drafters import Recorded
+from head_models import KINDS, head_model, trained_heads
+from tree_models import prompts
+
+from mtp_ext import TokenTree
+from mtp_ext.decoding import HeadsDrafter, Target, TransformersTarget, generate, prepare
+from mtp_ext.heads import MTPHeads
+
+NEW = 20
+TARGETS = {"transformers": TransformersTarget, "prepared": prepare}
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Target:
+    return TARGETS[request.param](head_model())
+
+
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize(("kind", "hidden_states"), KINDS)
+def test_the_text_is_that_of_plain_decoding(target: Target, kind: str, hidden_states: str, left: bool) -> None:
+    """A batch with padding, at a fixed budget and at the one that is fastest."""
+    ids, mask = prompts(left=left)
+    drafter = HeadsDrafter(trained_heads(head_model(), [1, 2, 3], kind, hidden_states))
+    plain = generate(target, ids, attention_mask=mask, max_new_tokens=NEW)
+    for budget in (9, None):
+        drafted = generate(target, ids, drafter, attention_mask=mask, max_new_tokens=NEW, budget=budget)
+        for text, expected in zip(drafted.sequences, plain.sequences, strict=True):
+            assert torch.equal(text, expected)
+        if budget is not None:
+            assert drafted.statistics.drafted > 100
+
+
+@torch.no_grad()
+def expected_tree(heads: MTPHeads, text: list[int], nodes: int, depth: int) -> TokenTree:
+    """What the heads say of a text, whose last token is the root, after one pass of the model over all of it."""
+    states = heads.layer_outputs(head_model(), torch.tensor([text[:-1]]))
+    top = [(hidden[0, -1] @ heads.unembedding.T).log_softmax(-1).topk(8) for hidden in heads(states)]
+    levels = [top[heads.config.horizons.index(horizon)] for horizon in range(2, 2 + depth)]
+    tokens = torch.stack([level.indices for level in levels])[None]
+    log_probs = torch.stack([level.values for level in levels])[None]
+    return TokenTree.best_first(torch.tensor(text[-1:]), tokens, log_probs, budget=nodes)
+
+
+def assert_same_tree(actual: TokenTree, request: int, expected: TokenTree) -> None:
+    count = int(actual.node_counts[request])
+    assert count == expected.tokens.shape[1]
+    assert torch.equal(actual.tokens[request, :count], expected.tokens[0])
+    assert torch.equal(actual.parents[request, :count], expected.parents[0])
+    torch.testing.assert_close(actual.log_probs[request, :count], expected.log_probs[0], rtol=1e-4, atol=1e-4)
+
+
+class Checking:
+    """A drafter that compares what its sessions propose with what the heads say of each text as a whole."""
+
+    def __init__(self, drafter: HeadsDrafter, every: int) -> None:
+        self.drafter, self.every, self.compared = drafter, every, 0
+
+    def start(self, target: Target, texts: list[list[int]], max_new_tokens: int) -> "Checking":
+        self.session = self.drafter.start(target, texts, max_new_tokens)
+        self.texts = [list(text) for text in texts]
+        self.layers, self.read, self.passes = self.session.layers, self.session.read, 0
+        return self
+
+    def propose(self, nodes: int, depths: list[int]) -> TokenTree:
+        self.passes += 1
+        if self.passes % self.every:  # passes without a draft leave states to catch up with
+            return TokenTree(torch.tensor([[text[-1]] for text in self.texts]), torch.full((len(self.texts), 1), -1))
+        tree = self.session.propose(nodes, depths)
+        for request, (text, depth) in enumerate(zip(self.texts, depths, strict=True)):
+            expected = expected_tree(self.drafter.heads, text, nodes if depth else 1, min(max(depth, 1), 2))
+            assert_same_tree(tree, request, expected)
+            self.compared += depth > 0
+        return tree
+
+    def observe(self, accepted: list[list[int]]) -> None:
+        self.session.observe(accepted)
+        for text, tokens in zip(self.texts, accepted, strict=True):
+            text += tokens
+
+    def select(self, requests: list[int]) -> None:
+        self.session.select(requests)
+        self.texts = [self.texts[request] for request in requests]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize(("kind", "hidden_states"), KINDS)
+def test_drafts_are_what_the_heads_say(target: Target, kind: str, hidden_states: str, every: int) -> None:
+    """Of each request of a batch, whatever was accepted before, and after others have left."""
+    ids, mask = prompts()
+    drafter = Checking(HeadsDrafter(trained_heads(head_model(), [2, 3], kind, hidden_states)), every)
+    plain = generate(target, ids, attention_mask=mask, max_new_tokens=NEW)
+    stop = plain.new_tokens[1][NEW // 2].item()  # so that a request ends before the others
+    drafted = generate(target, ids, drafter, attention_mask=mask, max_new_tokens=NEW, budget=12, stop_tokens=[stop])
+    assert len({len(tokens) for tokens in drafted.new_tokens}) > 1
+    assert drafter.compared > 5
+
+
+def test_sampling_repeats_itself(target: Target) -> None:
+    ids, mask = prompts()
+    drafter = HeadsDrafter(trained_heads(head_model(), [2, 3], "mlp", "last"))
+    options = {"attention_mask": mask, "max_new_tokens": NEW, "budget": 6, "temperature": 0.8, "seed": 3}
+    first, again = (generate(target, ids, drafter, **options) for _ in range(2))
+    for one, other in zip(first.sequences, again.sequences, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_model_in_bfloat16() -> None:
+    model = head_model().bfloat16()
+    drafter = HeadsDrafter(trained_heads(model, [2, 3], "transformer", "weighted"))
+    for target in (TransformersTarget(model), prepare(model)):
+        assert generate(target, prompts()[0], drafter, max_new_tokens=8, budget=6).statistics.drafted > 0
+
+
+def test_a_gap_between_horizons_ends_the_tree(target: Target) -> None:
+    heads = trained_heads(head_model(), [1, 2, 3, 5], "mlp", "last")
+    session = HeadsDrafter(heads).start(target, [[1, 2, 3]], 50)
+    keeping = target.keeping(session.layers)
+    cache = keeping.new_cache(1, 64)
+    session.read(keeping.prefill(torch.tensor([[1, 2, 3]]), cache).layer_outputs, [[0, 1, 2]])
+    tree = session.propose(64, [9])
+    assert int(tree.depths.max()) == 2
+    assert session.propose(64, [1]).depths.max() == 1
+    assert session.propose(64, [0]).tokens.tolist() == [[3]]
+    assert session.propose(1, [9]).tokens.tolist() == [[3]]
+
+
+def test_refusals(target: Target) -> None:
+    model = head_model()
+
+    def refusal(call: object, *arguments: object, **options: object) -> str:
+        with pytest.raises((ValueError, TypeError)) as refused:
+            call(*arguments, **options)
+        return str(refused.value)
+
+    heads = MTPHeads.from_model(model, [2], kind="mlp")
+    ids = torch.tensor([[1, 2, 3]])
+    assert refusal(HeadsDrafter, MTPHeads.from_model(model, [1, 3], kind="mlp")) == (
+        "HeadsDrafter: heads must have a head of horizon 2, got horizons [1, 3]"
+    )
+    assert refusal(HeadsDrafter, heads, width=0) == "HeadsDrafter: width must be from 1 to 1024, got 0"
+    assert refusal(generate, Recorded(target), ids, HeadsDrafter(heads), max_new_tokens=4) == (
+        "HeadsDrafter: the target must show its hidden states, as a ReadableTarget does, got Recorded"
+    )
+    small = head_model()
+    small.resize_token_embeddings(128)
+    other = HeadsDrafter(MTPHeads.from_model(small, [2], kind="mlp"))
+    assert refusal(generate, target, ids, other, max_new_tokens=4) == (
+        "HeadsDrafter: heads must be of the model they draft for, got heads for 128 tokens and a model of 256"
+    )
