@@ -65,6 +65,19 @@ def test_an_interrupted_run_is_gone_on_with(tmp_path):
     assert logs[0] == logs[1]
 
 
+def test_heads_are_gone_on_with(tmp_path):
+    settings, text = Settings(horizons=(2,), kind="mlp", batch=4), Text(random_blocks(8), [])
+    train(settings, tiny_model(), text, tmp_path / "first", _Quiet())
+    folder, none = tmp_path / "first" / "heads", Settings(horizons=(2,), kind="mlp", learning_rate=1e-30)
+    kept = train(none, tiny_model(), text, tmp_path / "second", _Quiet(), start=folder)
+    expected = MTPHeads.from_pretrained(folder, tiny_model())
+    for ours, theirs in zip(kept.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours.float(), theirs)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        train(Settings(horizons=(2, 3), kind="mlp"), tiny_model(), text, tmp_path / "third", _Quiet(), start=folder)
+    assert str(error.value) == f"train: the heads in {folder} must have horizons (2, 3), got (2,)"
+
+
 def test_the_command_refuses_with_a_sentence(tmp_path, capsys):
     tiny_model().save_pretrained(tmp_path / "model")
     assert main(["train", "--recipe", "frozn", "--text", str(tmp_path)]) == 2

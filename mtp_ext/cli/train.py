@@ -89,6 +89,7 @@ def add_parser(commands: "Commands") -> None:
     heads.add_argument("--horizons", type=_count, nargs="+", default=[2, 3], metavar="N", help="(default: 2 3)")
     heads.add_argument("--kind", choices=("transformer", "mlp"), default="transformer", help="(default: %(default)s)")
     heads.add_argument("--hidden-states", choices=("last", "weighted"), default="last", help="(default: %(default)s)")
+    heads.add_argument("--start", type=Path, metavar="FOLDER", help="heads to go on from (default: new ones)")
     heads.add_argument("--width", type=_count, metavar="N", help="of an mlp head (default: the hidden size)")
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", default="frozen", metavar="NAME", help="one of those above (default: %(default)s)")
@@ -192,6 +193,7 @@ def run(options: argparse.Namespace) -> int:
             text,
             options.output,
             bars,
+            start=options.start,
             cache=options.cache,
             checkpoint_every=options.checkpoint_every,
             configuration=configuration,

@@ -51,6 +51,7 @@ def train(
     output: Path,
     progress: Progress,
     *,
+    start: Path | None = None,
     cache: str = "memory",
     checkpoint_every: int = 200,
     configuration: dict[str, Any] | None = None,
@@ -67,6 +68,7 @@ def train(
         text: blocks.
         output: a folder.
         progress: is told.
+        start: a folder with heads to go on from, of the settings' horizons and kind; None: new ones.
         cache: hidden states of a frozen model are computed once and kept in "memory", or on "disk", below `output`;
             "none" computes them at each step.
         checkpoint_every: so many steps.
@@ -80,18 +82,13 @@ def train(
     recipe = settings.strategy
     model.requires_grad_(False)
     processes = Processes(model.device)
-    heads = MTPHeads.from_model(
-        model,
-        settings.horizons,
-        kind=settings.kind,
-        hidden_states=settings.hidden_states,
-        width=settings.width,
-        seed=settings.seed,
-    ).float()
+    heads = _new_heads(settings, model) if start is None else _old_heads(settings, model, start)
     free = memory.free_bytes() if model.device.type == "cpu" else None
     memory.check_batch(heads.config, batch=settings.batch, block=settings.block, joint=recipe.joint, free=free)
     output.mkdir(parents=True, exist_ok=True)
-    facts = {"model": heads.config.base.fingerprint, "text": identify(text.training)}
+    facts: dict[str, Any] = {"model": heads.config.base.fingerprint, "text": identify(text.training)}
+    if start is not None:
+        facts["start"] = str(start)
     targets = _targets(settings, model, heads, text.training, output, facts, progress)
     trained: Any = model
     if recipe.joint:
@@ -120,6 +117,25 @@ def train(
         write_log(output / LOG, training.log, (configuration or {}) | {"settings": settings.identity()} | facts)
         draw(output / PLOT, training.log)
     processes.wait()
+    return heads
+
+
+def _new_heads(settings: Settings, model: "PreTrainedModel") -> MTPHeads:
+    return MTPHeads.from_model(
+        model,
+        settings.horizons,
+        kind=settings.kind,
+        hidden_states=settings.hidden_states,
+        width=settings.width,
+        seed=settings.seed,
+    ).float()
+
+
+def _old_heads(settings: Settings, model: "PreTrainedModel", folder: Path) -> MTPHeads:
+    heads = MTPHeads.from_pretrained(folder, model).float()
+    for name in ("horizons", "kind", "hidden_states"):
+        if (got := getattr(heads.config, name)) != (wanted := getattr(settings, name)):
+            raise ValueError(f"train: the heads in {folder} must have {name} {wanted}, got {got}")
     return heads
 
 
