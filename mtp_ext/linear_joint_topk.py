@@ -72,9 +72,7 @@ def better_pairs(best: TopPairs, found: TopPairs, first: int) -> TopPairs:
     log_probs = torch.cat([best.log_probs, found.log_probs[0]])
     branches = torch.cat([best.branches, found.branches[0].where(found.branches[0] < 0, found.branches[0] + first)])
     tokens = torch.cat([best.tokens, found.tokens[0]])
-    if log_probs.isnan().any():  # a broken branch breaks its row
-        nothing = no_pairs(best.tokens.shape[0], log_probs.device)
-        return nothing._replace(log_probs=torch.full_like(nothing.log_probs, float("nan")))
-    # Branches of an earlier chunk are lower and stand first, as ties must.
+    # Branches of an earlier chunk are lower and stand first, as ties must. NaN comes before all: a broken branch has
+    # made all of its chunk's pairs NaN, and so does it with the row's.
     values, place = top_descending(log_probs, best.tokens.shape[0])
     return TopPairs(values, *(field[place.clamp(min=0)].where(place >= 0, -1) for field in (branches, tokens)))
