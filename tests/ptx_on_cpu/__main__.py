@@ -18,15 +18,20 @@ RUNS = (
 )
 
 
-def run(architecture: str, schedule: str) -> int:
+def pytest(title: str, arguments: list[str]) -> int:
     """One pytest process; its output is printed when it has ended."""
-    files = [str(ROOT / "tests" / file) for file in read_cases()]
-    options = ["--ptx-cases", "--ptx-arch", architecture, "--ptx-schedule", schedule]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.ptx_on_cpu.plugin", *options, *files]
+    command = [sys.executable, "-m", "pytest", "-q", "--durations=3", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    print(f"ptx_on_cpu: {architecture}, {schedule}\n{ended.stdout}{ended.stderr}", flush=True)
+    print(f"ptx_on_cpu: {title}\n{ended.stdout}{ended.stderr}", flush=True)
     return ended.returncode
+
+
+def run(architecture: str, schedule: str) -> int:
+    """The tests of cases.toml."""
+    files = [str(ROOT / "tests" / file) for file in read_cases()]
+    options = ["--ptx-cases", "--ptx-arch", architecture, "--ptx-schedule", schedule]
+    return pytest(f"{architecture}, {schedule}", ["-p", "tests.ptx_on_cpu.plugin", *options, *files])
 
 
 def main() -> int:
@@ -36,6 +41,8 @@ def main() -> int:
     if build_cuda.find_nvcc() is None:
         print("ptx_on_cpu: SKIPPED, there is no nvcc: the CUDA kernels were neither compiled nor tested")
         return 0
+    if pytest("tests of the runner itself", [str(HERE)]):
+        return 1
     for architecture in ARCHITECTURES:
         print(f"ptx_on_cpu: building for {architecture}", flush=True)
         build(architecture)

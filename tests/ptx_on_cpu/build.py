@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 FOLDER = ROOT / "build/ptx_on_cpu"
 ARCHITECTURES = ("compute_80", "compute_90", "compute_100")
 # Exact arithmetic as written; a GPU fuses multiply and add only where the PTX says fma.
+_HIDE_ALL = f"-Wl,--version-script={HERE / 'hide_all.map'}"
 COMPILE = ["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", f"-I{HERE}"]
 
 
@@ -165,20 +166,28 @@ def _ptx_of(folder: Path, architecture: str) -> Path:
     raise FileNotFoundError(f"{folder} holds no PTX with '{target}'; was TORCH_CUDA_ARCH_LIST narrowed?")
 
 
-def build(architecture: str) -> Built:
-    """Builds for one virtual architecture, such as compute_80. Needs nvcc."""
-    from torch.utils.cpp_extension import library_paths
-
+def _find_toolkit() -> tuple[Path, Path]:
+    """nvcc, and the folder of its headers."""
     sys.path.insert(0, str(ROOT))
     import build_cuda
 
+    nvcc = build_cuda.find_nvcc()
+    if nvcc is None:
+        raise FileNotFoundError("ptx_on_cpu needs nvcc: there is none in CUDA_HOME or on the path")
+    return nvcc, build_cuda.toolkit(nvcc)
+
+
+def build(architecture: str) -> Built:
+    """Builds the CUDA library for one virtual architecture, such as compute_80. Needs nvcc."""
+    from torch.utils.cpp_extension import library_paths
+
     with chdir(ROOT), _alone():
+        nvcc, toolkit = _find_toolkit()
+        import build_cuda
+
         tables = _tables()
-        nvcc = build_cuda.find_nvcc()
-        if nvcc is None:
-            raise FileNotFoundError("ptx_on_cpu needs nvcc: there is none in CUDA_HOME or on the path")
         launchers = [ROOT / path for path in build_cuda.compile_objects(nvcc, tables["CUDA_KERNELS"])]
-        plan, toolkit = Plan(), build_cuda.toolkit(nvcc)
+        plan = Plan()
         runtime = plan_runtime(plan, toolkit)
         torch_memory = _plan_torch_memory(plan, runtime)
         translated: list[Path] = []
@@ -189,11 +198,37 @@ def build(architecture: str) -> Built:
             *launchers,
             *plan_kernels(plan, translated, FOLDER / architecture),
         ]
-        hidden = f"-Wl,--version-script={HERE / 'hide_all.map'}"
-        libraries = [f"-L{library_paths()[0]}", "-ltorch", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{FOLDER}", hidden]
+        libraries = [f"-L{library_paths()[0]}", "-ltorch", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{FOLDER}", _HIDE_ALL]
         extension = plan.link(FOLDER / architecture / "_cuda_on_cpu.so", [*objects, runtime], libraries)
         plan.run(architecture)
     return Built(runtime, torch_memory, extension)
+
+
+def build_sample(source: Path) -> Built:
+    """The same for one file of the runner's own tests: PTX, or CUDA with launchers that are extern "C"."""
+    folder = FOLDER / "samples" / source.stem
+    with chdir(ROOT), _alone():
+        nvcc, toolkit = _find_toolkit()
+        plan = Plan()
+        runtime = plan_runtime(plan, toolkit)
+        torch_memory = _plan_torch_memory(plan, runtime)
+        ptx, launcher = source, folder / "launchers.o"
+        if source.suffix == ".cu":
+            ptx = folder / f"{source.stem}.ptx"
+            _compile_sample(nvcc, source, launcher)
+        objects = plan_kernels(plan, translate_file(ptx, folder), folder)
+        objects += [launcher] if source.suffix == ".cu" else []
+        extension = plan.link(folder / "sample.so", [*objects, runtime], [f"-Wl,-rpath,{FOLDER}"])
+        plan.run(f"sample_{source.stem}")
+    return Built(runtime, torch_memory, extension)
+
+
+def _compile_sample(nvcc: Path, source: Path, target: Path) -> None:
+    if target.exists() and target.stat().st_mtime > source.stat().st_mtime:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    flags = ["-std=c++17", "-arch=compute_80", "-lineinfo", "-Xcompiler", "-fPIC"]
+    subprocess.run([nvcc, *flags, "--keep", "--keep-dir", target.parent, "-c", source, "-o", target], check=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ Barrier& arrive(Site& site, uint32_t name, uint32_t threads, bool predicate) {
   if (name >= kBarriers) fail(site, "barrier " + std::to_string(name) + " does not exist: there are 16");
   if (threads % 32) fail(site, "a barrier of " + std::to_string(threads) + " threads: not a multiple of 32");
   Barrier& barrier = block.barriers[name];
-  if (threads == block.threads_in_all) threads = 0;
   if (!barrier.arrived) {
     barrier.threads = threads, barrier.site = &site, barrier.trues = 0;
   } else if (barrier.threads != threads) {

@@ -22,8 +22,8 @@ _SPECIAL = {
 
 
 def identifier(name: str) -> str:
-    """A PTX name as a C++ name."""
-    return re.sub(r"\W", "_", name.replace("%", "r_"))
+    """A PTX name as a C++ name that no name of the runtime equals."""
+    return "v_" + re.sub(r"\W", "_", name)
 
 
 class Kernel:
