@@ -101,6 +101,7 @@ EXACT = [
     Form("max.NaN.f32 {d}, {a}, {b};", ("f32",) * 3, np.maximum),
     Form("min.f64 {d}, {a}, {b};", ("f64",) * 3, np.fmin),
     Form("abs.f32 {d}, {a};", ("f32",) * 2, np.abs),
+    Form("copysign.f32 {d}, {a}, {b};", ("f32",) * 3, lambda a, b: np.copysign(b, a)),
     Form("neg.f32 {d}, {a};", ("f32",) * 2, np.negative),
     Form("sqrt.rn.f32 {d}, {a};", ("f32",) * 2, np.sqrt),
     Form("rcp.rn.f32 {d}, {a};", ("f32",) * 2, lambda a: f32(1) / a),

@@ -93,3 +93,11 @@ def test_partial_copies(meetings: Sample, schedule: str) -> None:
     run(meetings, "copies", given, out, schedule)
     kept = torch.tensor([16, 4, 0])[torch.arange(32) % 3]
     assert out.view(32, 16).equal(torch.where(torch.arange(16) < kept[:, None], given.view(32, 16), 0))
+
+
+@SCHEDULES
+def test_an_index_into_a_parameter(meetings: Sample, schedule: str) -> None:
+    out = numbers(32)
+    table = [3, 1, 4, 1, 5, 9, 2, 6]
+    assert meetings.run("parameters", numbers(32), out, *table, schedule=schedule) == ""
+    assert out.tolist() == [table[i % 8] + 6 for i in range(32)]

@@ -45,8 +45,8 @@ cudaError_t launch(const Function* function, dim3 grid, dim3 block, void** argum
   cudaError_t error;
   const std::string why = objection(*function, *kernel, grid, block, shared, &error);
   if (!why.empty()) return refuse(error, function->name, why);
-  // How many arguments there are and how large, only the PTX says.
-  std::vector<uint64_t> packed(kernel->parameter_bytes / 8 + 2);
+  // How many arguments there are and how large, only the PTX says. 16-byte aligned.
+  std::vector<long double> packed(kernel->parameter_bytes / sizeof(long double) + 1);
   for (int i = 0; i < kernel->parameter_count; ++i) {
     const Parameter& parameter = kernel->parameters[i];
     memcpy(reinterpret_cast<char*>(packed.data()) + parameter.offset, arguments[i], parameter.bytes);

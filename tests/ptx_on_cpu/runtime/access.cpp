@@ -2,6 +2,7 @@
 
 #include "block.h"
 #include "fault.h"
+#include "fiber.h"
 #include "meetings.h"
 #include "shadow.h"
 #include "statistics.h"
@@ -58,6 +59,9 @@ bool is_shared(uint64_t address) {
   constexpr uint64_t kReach = 256 * 1024;
   return address - reinterpret_cast<uintptr_t>(here.shared) < kReach;
 }
+bool is_parameter(uint64_t address) {
+  return address - reinterpret_cast<uintptr_t>(block.parameters) < block.kernel->parameter_bytes;
+}
 bool is_local(uint64_t address) { return address - reinterpret_cast<uintptr_t>(block.current().stack) < 256 * 1024; }
 uint8_t* pointer(uint64_t address) { return reinterpret_cast<uint8_t*>(address); }
 
@@ -83,6 +87,7 @@ const uint8_t* load_shared(Site& site, uint64_t window_address, uint32_t bytes, 
 const uint8_t* load_generic(Site& site, uint64_t address, uint32_t bytes, Strength strength) {
   if (is_shared(address)) return load_shared(site, generic_to_shared(address), bytes, strength);
   if (is_local(address)) return local(site, address, bytes);
+  if (is_parameter(address)) return load_parameter(site, address, bytes);
   return load_global(site, address, bytes, strength);
 }
 
@@ -131,10 +136,10 @@ uint8_t* update_generic(Site& site, uint64_t address, uint32_t bytes) {
                             : update_global(site, address, bytes);
 }
 
-const uint8_t* load_parameter(Site& site, uint64_t address, uint32_t bytes, const uint8_t* parameters, uint32_t size) {
+const uint8_t* load_parameter(Site& site, uint64_t address, uint32_t bytes) {
   check_alignment(site, address, bytes);
-  if (address - reinterpret_cast<uintptr_t>(parameters) > size - bytes) {
-    fail(site, "out of bounds: " + bytes_at(bytes, address) + " of the parameters");
+  if (!is_parameter(address) || !is_parameter(address + bytes - 1)) {
+    fail(site, "out of bounds: " + bytes_at(bytes, address) + " of the kernel's parameters");
   }
   return pointer(address);
 }

@@ -20,10 +20,10 @@ uint8_t* store_generic(Site& site, uint64_t address, uint32_t bytes, Strength st
 uint8_t* update_global(Site& site, uint64_t address, uint32_t bytes);  // atom and red
 uint8_t* update_shared(Site& site, uint64_t window_address, uint32_t bytes);
 uint8_t* update_generic(Site& site, uint64_t address, uint32_t bytes);
-// Local memory is the thread's own array of `extent` bytes.
+// A parameter whose place was computed: an element of an array.
+const uint8_t* load_parameter(Site& site, uint64_t address, uint32_t bytes);
+// Local memory is on the thread's own stack.
 uint8_t* local(Site& site, uint64_t address, uint32_t bytes);
-// A kernel's parameter whose place was computed: an element of an array.
-const uint8_t* load_parameter(Site& site, uint64_t address, uint32_t bytes, const uint8_t* parameters, uint32_t size);
 
 template <typename T>
 inline T get(const uint8_t* from, int element) {

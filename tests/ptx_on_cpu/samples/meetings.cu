@@ -114,3 +114,11 @@ extern "C" __global__ void copies(const uint8_t* in, uint8_t* out) {
   __syncwarp();
   *reinterpret_cast<uint4*>(out + 16 * i) = *reinterpret_cast<const uint4*>(tile + 16 * i);
 }
+
+// A parameter that is read at an index that only the thread knows.
+struct Table {
+  int values[8];
+};
+extern "C" __global__ void parameters(const int* in, int* out, const __grid_constant__ Table table) {
+  out[threadIdx.x] = table.values[in[threadIdx.x] % 8] + table.values[7];
+}

@@ -29,7 +29,7 @@ def load(kernel: Kernel, ins: Instruction) -> str:
             start = kernel.parameter_offsets[name.strip()] + int(offset or "0", 0)
             return f"const uint8_t* p = parameters + {start}; {gets}"
         where = f"{kernel.site()}, {kernel.address(ins.operands[1])}, {size * len(registers)}"
-        return f"const uint8_t* p = load_parameter({where}, parameters, {kernel.parameter_bytes}); {gets}"
+        return f"const uint8_t* p = load_parameter({where}); {gets}"
     arguments = f"{kernel.site()}, {kernel.address(ins.operands[1])}, {size * len(registers)}"
     if space == "local":
         return f"const uint8_t* p = local({arguments}); {gets}"
