@@ -201,7 +201,9 @@ def test_samples_hold_out_what_is_not_learned(tmp_path: Path) -> None:
     assert 300 <= drawn.tokens < 300 + 64
     assert [sample.text.kind for sample in drawn.held_out] == [HELD_OUT, HELD_OUT, "noise 2"]
     assert len(drawn.held_out[-1].positions) == 10
-    learned = {tuple(block.tokens.tolist()) for block in drawn.blocks}
+    everything = draw_samples([tmp_path], [], subject.tokenizer, block=64, training_tokens=10**6, positions=10)
+    learned = {tuple(block.tokens.tolist()) for block in everything.blocks}
+    assert learned > {tuple(block.tokens.tolist()) for block in drawn.blocks}
     for sample in drawn.held_out[:2]:
         assert tuple(sample.text.tokens.tolist()) not in learned
         assert sample.positions[-1] == len(sample.text.tokens) - 3
