@@ -66,17 +66,22 @@ CPU_SOURCES = [
 CUDA_SOURCES = [
     "csrc/cache_checks.cpp",
     "csrc/cuda/append_binding.cpp",
+    "csrc/cuda/branch_normalizers_binding.cpp",
     "csrc/cuda/commit_binding.cpp",
     "csrc/cuda/launch.cpp",
     "csrc/cuda/marginalize_binding.cpp",
+    "csrc/cuda/marginalize_targets_binding.cpp",
     "csrc/cuda/merge_states_binding.cpp",
+    "csrc/cuda/mix_branches_binding.cpp",
     "csrc/cuda/tree_attention_binding.cpp",
 ]
 CUDA_KERNELS = [
     "csrc/cuda/append_launch.cu",
+    "csrc/cuda/branch_normalizers_launch.cu",
     "csrc/cuda/branch_sums_launch.cu",
     "csrc/cuda/commit_launch.cu",
     "csrc/cuda/merge_states_launch.cu",
+    "csrc/cuda/mix_targets_launch.cu",
     "csrc/cuda/mixture_launch.cu",
     "csrc/cuda/tree_attention_launch.cu",
 ]

@@ -38,4 +38,23 @@ inline BranchLayout check_branch_shapes(const char* op, const Tensor& branch_log
   return layout;
 }
 
+// Branches [m, vocab] that belong to no row, as those of one.
+inline BranchLayout check_flat_branches(const char* op, const Tensor& branch_logits) {
+  const auto dtypes = {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half};
+  check_tensor(op, "branch_logits", branch_logits, {{"m"}, {"vocab"}}, dtypes, branch_logits);
+  BranchLayout layout;
+  layout.rows = 1;
+  layout.branches = branch_logits.size(0);
+  layout.vocab = branch_logits.size(1);
+  layout.branch_stride = branch_logits.stride(0);
+  return layout;
+}
+
+// A center and a rest for each branch, as `branch_normalizers` gives them.
+inline void check_normalizers(const char* op, const Tensor& normalizers, const BranchLayout& layout,
+                              const Tensor& branch_logits) {
+  check_tensor(op, "normalizers", normalizers, {{"m", layout.branches}, {"parts", 2}}, {ScalarType::Double},
+               branch_logits);
+}
+
 }  // namespace mtp_ext

@@ -22,6 +22,7 @@ struct BranchLayout {
   constexpr int64_t total() const { return indptr ? branches : rows * branches; }
   constexpr int64_t begin(int64_t row) const { return indptr ? indptr[row] : row * branches; }
   constexpr int64_t end(int64_t row) const { return indptr ? indptr[row + 1] : (row + 1) * branches; }
+  constexpr int64_t row_offset(int64_t row) const { return indptr ? indptr[row] * branch_stride : row * row_stride; }
   constexpr int64_t offset(int64_t branch) const {  // of the branch's first logit, in elements
     if (indptr) return branch * branch_stride;
     return branch / branches * row_stride + branch % branches * branch_stride;

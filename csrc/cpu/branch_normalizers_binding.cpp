@@ -1,3 +1,4 @@
+#include "../branch_checks.h"
 #include "../dispatch.h"
 #include "normalizer.h"
 #include "parallel.h"
@@ -17,9 +18,8 @@ void write_normalizer(const ChunkSum* sums, int64_t chunks, double* out) {
 }
 
 Tensor branch_normalizers_cpu(const Tensor& branch_logits) {
-  const auto dtypes = {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half};
-  check_tensor(kOp, "branch_logits", branch_logits, {{"m"}, {"vocab"}}, dtypes, branch_logits);
-  const int64_t branches = branch_logits.size(0), vocab = branch_logits.size(1), stride = branch_logits.stride(0);
+  const BranchLayout layout = check_flat_branches(kOp, branch_logits);
+  const int64_t branches = layout.branches, vocab = layout.vocab, stride = layout.branch_stride;
   const int64_t chunks = chunk_count(vocab);
   std::vector<ChunkSum> sums(branches * chunks);
   const Tensor out = new_empty(branch_logits, {branches, 2}, ScalarType::Double);

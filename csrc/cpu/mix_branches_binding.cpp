@@ -1,3 +1,4 @@
+#include "../branch_checks.h"
 #include "../dispatch.h"
 #include "branch_pass.h"
 
@@ -21,8 +22,7 @@ Tensor mix_branches_cpu(const Tensor& branch_logits, const Tensor& branch_log_pr
                         const Tensor& indptr) {
   const BranchBatch batch = check_branches(kOp, branch_logits, branch_log_probs, indptr);
   const BranchLayout& layout = batch.layout;
-  const ScalarType float64 = ScalarType::Double;
-  check_tensor(kOp, "normalizers", normalizers, {{"m", layout.branches}, {"parts", 2}}, {float64}, branch_logits);
+  check_normalizers(kOp, normalizers, layout, branch_logits);
   const std::vector<Normalizer> known = read_normalizers(normalizers);
   std::vector<Mixture> mixtures;
   for (int64_t row = 0; row < layout.rows; ++row) {

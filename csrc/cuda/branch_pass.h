@@ -1,8 +1,9 @@
-// What the bindings of the marginalization ops share: the batch as they received it, the first pass over it, and the
-// mixtures of its rows.
+// What the bindings of the marginalization ops share: memory on the device, the first pass over a batch of branches,
+// and the second one.
 #pragma once
 
 #include <optional>
+#include <type_traits>
 
 #include "../branch_checks.h"
 #include "../dispatch.h"
@@ -11,7 +12,11 @@
 
 namespace mtp_ext::cuda {
 
-// Device memory for `count` of these, freed, in the stream's order, with the tensor.
+// const float* -> float
+template <typename pointer_t>
+using element_of = std::remove_const_t<std::remove_pointer_t<pointer_t>>;
+
+// Device memory for `count` of these, freed with the tensor that has it, in the order of the stream.
 template <typename number_t>
 class DeviceArray {
  public:
@@ -26,28 +31,63 @@ class DeviceArray {
   number_t* data_;
 };
 
-// The rows' mixtures on the device, after the first pass.
+// The rows' mixtures on the device, between the two passes.
 struct BranchPass {
   DeviceArray<MixtureTerm> terms;
   DeviceArray<MixtureRow> rows;
-  int64_t branches_per_row;
+
+  BranchPass(const Tensor& like, const BranchLayout& layout) : terms(like, layout.total()), rows(like, layout.rows) {}
 };
 
-template <typename scalar_t>
-BranchPass read_branches(const char* op, const scalar_t* logits, const Tensor& branch_log_probs,
-                         const BranchLayout& layout, bool renormalize, const Launch& launch) {
-  const int64_t branches = layout.total();
-  const DeviceArray<ChunkSum> sums(branch_log_probs, branches * sum_chunks(layout.vocab));
-  BranchPass pass{{branch_log_probs, branches},
-                  {branch_log_probs, layout.rows},
-                  ceil_div(branches, layout.rows > 0 ? layout.rows : 1)};
-  const float* log_weights = branch_log_probs.const_data_ptr<float>();
-  const int64_t stride = layout.indptr ? 0 : branch_log_probs.stride(0);
-  check_launch(op, sum_branches<scalar_t>({layout, stride, logits, log_weights, sums.data()}, launch.stream));
-  check_launch(op, prepare_mixtures({layout, stride, log_weights, sums.data(), renormalize, pass.terms.data(),
-                                     pass.rows.data(), launch.status},
-                                    launch.stream));
+// The elements between the weights of two rows.
+inline int64_t weight_row_stride(const Tensor& branch_log_probs) {
+  return branch_log_probs.dim() == 2 ? branch_log_probs.stride(0) : 0;
+}
+
+inline PrepareMixturesParams prepare_params(const BranchPass& pass, const BranchLayout& layout,
+                                            const Tensor& branch_log_probs, bool renormalize, const Launch& launch) {
+  PrepareMixturesParams params{};
+  params.layout = layout;
+  params.weight_row_stride = weight_row_stride(branch_log_probs);
+  params.log_weights = branch_log_probs.const_data_ptr<float>();
+  params.renormalize = renormalize;
+  params.terms = pass.terms.data();
+  params.rows = pass.rows.data();
+  params.status = launch.status;
+  return params;
+}
+
+// The first pass. `block_maxima` [total branches, sum_blocks(vocab)], where not null, gets the blocks' largest logits.
+inline BranchPass read_branches(const char* op, const Tensor& branch_logits, const Tensor& branch_log_probs,
+                                const BranchLayout& layout, bool renormalize, const Launch& launch,
+                                float* block_maxima = nullptr) {
+  const BranchPass pass(branch_log_probs, layout);
+  const DeviceArray<ChunkSum> sums(branch_log_probs, layout.total() * sum_chunks(layout.vocab));
+  PrepareMixturesParams params = prepare_params(pass, layout, branch_log_probs, renormalize, launch);
+  params.sums = sums.data();
+  dispatch_logits(op, branch_logits, [&](const auto* logits) {
+    const BranchSumsParams<element_of<decltype(logits)>> reading{
+        layout, params.weight_row_stride, logits, params.log_weights, sums.data(), block_maxima};
+    check_launch(op, sum_branches(reading, launch.stream));
+  });
+  check_launch(op, prepare_mixtures(params, launch.stream));
   return pass;
+}
+
+// The second pass: out [rows, vocab].
+inline void mix_rows(const char* op, const Tensor& branch_logits, const BranchPass& pass, const BranchLayout& layout,
+                     const Tensor& out, const Launch& launch) {
+  dispatch_logits(op, branch_logits, [&](const auto* logits) {
+    const MixParams<element_of<decltype(logits)>> params{logits,
+                                                         pass.terms.data(),
+                                                         pass.rows.data(),
+                                                         layout.rows,
+                                                         layout.branch_stride,
+                                                         layout.vocab,
+                                                         ceil_div(layout.total(), layout.rows > 0 ? layout.rows : 1),
+                                                         out.mutable_data_ptr<float>()};
+    check_launch(op, mix(params, launch.stream));
+  });
 }
 
 }  // namespace mtp_ext::cuda

@@ -13,6 +13,7 @@ namespace mtp_ext::cuda {
 inline constexpr int kSumBlock = 512;            // columns of a warp
 inline constexpr int kSumChunk = 8 * kSumBlock;  // columns of a block
 
+constexpr int64_t sum_blocks(int64_t vocab) { return ceil_div(vocab, kSumBlock); }
 constexpr int64_t sum_chunks(int64_t vocab) { return ceil_div(vocab, kSumChunk); }
 
 // An empty sum, of logits that are all -inf, is 0 with `largest` -inf; one over a NaN or +inf is NaN.
@@ -28,6 +29,7 @@ struct BranchSumsParams {
   const scalar_t* logits;
   const float* log_weights;  // branches of weight -inf are not read; null: all are
   ChunkSum* sums;            // [sum_chunks(vocab), total branches], out
+  float* block_maxima;       // [total branches, sum_blocks(vocab)], out, where not null: the largest logits
 };
 
 template <typename scalar_t>

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "branch_sums.h"
-#include "exponential.cuh"
+#include "chunk_sum.cuh"
 #include "numbers.cuh"
 #include "reduce.cuh"
 
@@ -12,13 +12,6 @@ namespace mtp_ext::cuda {
 
 inline constexpr int kSumThreads = kSumChunk / kSumBlock * kWarp;
 inline constexpr int kSumColumns = kSumBlock / kWarp;  // of a thread
-
-// Sums of two parts of a chunk, each against its own largest logit.
-__device__ inline ChunkSum join(const ChunkSum& a, const ChunkSum& b) {
-  const float largest = fmaxf(a.largest, b.largest);
-  const float base = largest == -kInfinity ? 0.0f : largest;
-  return {largest, a.sum * exp2_approx((a.largest - base) * kLog2E) + b.sum * exp2_approx((b.largest - base) * kLog2E)};
-}
 
 template <typename scalar_t>
 __global__ void __launch_bounds__(kSumThreads) sum_branches_kernel(const BranchSumsParams<scalar_t> params) {
@@ -34,19 +27,20 @@ __global__ void __launch_bounds__(kSumThreads) sum_branches_kernel(const BranchS
   }
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const scalar_t* logits = params.logits + layout.offset(branch);
-  const bool aligned = is_aligned(logits);
+  const int64_t first = chunk * kSumChunk + warp * kSumBlock;
   float x[kLoads][kVector<scalar_t>];
-  float largest = -kInfinity;
+  if (is_aligned(logits) && first + kSumBlock <= layout.vocab) {
 #pragma unroll
-  for (int i = 0; i < kLoads; ++i) {
-    const int64_t column = chunk * kSumChunk + warp * kSumBlock + (i * kWarp + lane) * kVector<scalar_t>;
-    const int64_t left = layout.vocab - column;
-    if (aligned && left >= kVector<scalar_t>) {
-      load_vector(logits + column, x[i]);
-    } else {
-      load_scalars(logits + column, static_cast<int>(min(left, int64_t{kVector<scalar_t>})), -kInfinity, x[i]);
+    for (int i = 0; i < kLoads; ++i) load_vector(logits + first + (i * kWarp + lane) * kVector<scalar_t>, x[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int64_t column = first + (i * kWarp + lane) * kVector<scalar_t>;
+      const auto left = static_cast<int>(min(layout.vocab - column, int64_t{kVector<scalar_t>}));
+      load_scalars(logits + column, left, -kInfinity, x[i]);
     }
   }
+  float largest = -kInfinity;
 #pragma unroll
   for (int i = 0; i < kLoads; ++i) {
 #pragma unroll
@@ -63,12 +57,15 @@ __global__ void __launch_bounds__(kSumThreads) sum_branches_kernel(const BranchS
     sum += part;
   }
   sum = reduce_warp(sum, Add());
-  if (lane == 0) parts[warp] = {largest, sum};
+  if (lane == 0) {
+    parts[warp] = {largest, sum};
+    if (params.block_maxima && first < layout.vocab) {
+      params.block_maxima[branch * sum_blocks(layout.vocab) + first / kSumBlock] = largest;
+    }
+  }
   __syncthreads();
   if (threadIdx.x > 0) return;
-  ChunkSum total = parts[0];
-  for (int i = 1; i < kSumThreads / kWarp; ++i) total = join(total, parts[i]);
-  params.sums[chunk * layout.total() + branch] = total;
+  params.sums[chunk * layout.total() + branch] = join_chunks(parts, kSumThreads / kWarp, 1);
 }
 
 }  // namespace mtp_ext::cuda

@@ -10,14 +10,8 @@ Tensor marginalize(const Tensor& branch_logits, const Tensor& branch_log_probs, 
   const BranchLayout layout = check_branch_shapes(kOp, branch_logits, branch_log_probs, indptr);
   const Launch launch(kOp, branch_logits);
   const Tensor out = new_empty(branch_log_probs, {layout.rows, layout.vocab}, kFloat32);
-  float* data = out.mutable_data_ptr<float>();
-  dispatch_logits(kOp, branch_logits, [&](const auto* logits) {
-    const BranchPass pass = read_branches(kOp, logits, branch_log_probs, layout, renormalize, launch);
-    using scalar_t = std::remove_const_t<std::remove_pointer_t<decltype(logits)>>;
-    check_launch(kOp, mix<scalar_t>({logits, pass.terms.data(), pass.rows.data(), layout.rows, pass.branches_per_row,
-                                     layout.vocab, data},
-                                    launch.stream));
-  });
+  const BranchPass pass = read_branches(kOp, branch_logits, branch_log_probs, layout, renormalize, launch);
+  mix_rows(kOp, branch_logits, pass, layout, out, launch);
   return out;
 }
 

@@ -2,9 +2,9 @@
 // x 16 bytes of columns, eight branches of loads in flight. Moves B V (logit bytes) + 4 V, and 16 B bytes of terms a
 // warp, from the nearest cache; does B V exponentials and V logarithms.
 //
-// The sum over branches is cut by their numbers: slice j takes groups of eight whose number is j modulo eight, and the
-// slices' sums are added in order. With few branches one warp does all slices of its columns; with many the eight warps
-// of a block do one slice each of the same columns. Both give the same bits.
+// The sum over branches is cut by their numbers: slice j takes the groups of eight whose number is j modulo eight, and
+// the slices' sums are added in order. With few branches one warp does all slices of its columns; with many the eight
+// warps of a block do one slice each of the same columns. Both give the same bits.
 #pragma once
 
 #include "exponential.cuh"
@@ -15,38 +15,75 @@
 namespace mtp_ext::cuda {
 
 inline constexpr int kMixWarps = 8;              // of a block
-inline constexpr int kMixSlices = 8;             // of a row's branches
+inline constexpr int kMixSlices = kMixWarps;     // of a row's branches
 inline constexpr int kMixGroup = 8;              // branches
 inline constexpr float kSmallestSum = 0x1p-80f;  // below it, terms under float32's 2^-126 may count
 
 template <typename scalar_t>
 inline constexpr int kMixColumns = kWarp * kVector<scalar_t>;  // of a warp
 
-// Some columns of a branch, those of one lane.
+// A term's log-weight plus log-probability, without the base. In nats, since a logit as low as float32 goes has no
+// octaves.
+__device__ inline float nats_of(float logit, const MixtureTerm& term) {
+  return (logit - term.log_normalizer) + term.octaves * static_cast<float>(kLn2);
+}
+
+// The columns of a lane: `count` of them. `whole`: all lanes of the warp have kVector, on 16 bytes in every branch.
 template <typename scalar_t>
-__device__ inline void load_columns(const scalar_t* logits, int64_t column, int count, float (&x)[kVector<scalar_t>]) {
-  if (count == kVector<scalar_t> && is_aligned(logits + column)) {
-    load_vector(logits + column, x);
-  } else {
-    load_scalars(logits + column, count, -kInfinity, x);
+struct LaneColumns {
+  const scalar_t* logits;  // of the row's first branch
+  int64_t branch_stride;   // elements
+  int count;
+  bool whole;
+
+  __device__ const scalar_t* of(const MixtureTerm& term) const { return logits + term.branch * branch_stride; }
+};
+
+template <typename scalar_t>
+__device__ inline void add_term(const MixtureTerm& term, const float (&x)[kVector<scalar_t>],
+                                float (&sums)[kVector<scalar_t>]) {
+#pragma unroll
+  for (int i = 0; i < kVector<scalar_t>; ++i) {
+    sums[i] += exp2_approx(fmaf(x[i] - term.log_normalizer, kLog2E, term.octaves));
+  }
+}
+
+// Eight terms, whose loads are all on their way before the first is used.
+template <typename scalar_t>
+__device__ inline void add_whole_group(const LaneColumns<scalar_t>& columns, const MixtureTerm* terms,
+                                       float (&sums)[kVector<scalar_t>]) {
+  MixtureTerm term[kMixGroup];
+  uint4 packed[kMixGroup];
+#pragma unroll
+  for (int b = 0; b < kMixGroup; ++b) {
+    term[b] = terms[b];
+    packed[b] = load_packed(columns.of(term[b]));
+  }
+#pragma unroll
+  for (int b = 0; b < kMixGroup; ++b) {
+    float x[kVector<scalar_t>];
+    unpack<scalar_t>(packed[b], x);
+    add_term<scalar_t>(term[b], x, sums);
   }
 }
 
 // sums += the terms of one slice.
 template <typename scalar_t>
-__device__ inline void add_slice(const scalar_t* logits, const MixtureTerm* terms, int64_t count, int slice,
-                                 int64_t column, int columns, float (&sums)[kVector<scalar_t>]) {
+__device__ inline void add_slice(const LaneColumns<scalar_t>& columns, const MixtureTerm* terms, int64_t count,
+                                 int slice, float (&sums)[kVector<scalar_t>]) {
   for (int64_t first = slice * kMixGroup; first < count; first += kMixGroup * kMixSlices) {
     float group[kVector<scalar_t>] = {};
-#pragma unroll
-    for (int b = 0; b < kMixGroup; ++b) {
-      if (first + b >= count) break;
-      const MixtureTerm term = terms[first + b];
-      float x[kVector<scalar_t>];
-      load_columns(logits + term.offset, column, columns, x);
-#pragma unroll
-      for (int i = 0; i < kVector<scalar_t>; ++i) {
-        group[i] += exp2_approx(fmaf(x[i] - term.log_normalizer, kLog2E, term.octaves));
+    if (columns.whole && count - first >= kMixGroup) {
+      add_whole_group(columns, terms + first, group);
+    } else {
+      for (int64_t b = first; b < min(first + kMixGroup, count); ++b) {
+        float x[kVector<scalar_t>];
+        if (columns.whole) {
+          load_vector(columns.of(terms[b]), x);
+        } else {
+          load_scalars(columns.of(terms[b]), columns.count, -kInfinity, x);
+        }
+        add_term<scalar_t>(terms[b], x, group);
       }
     }
 #pragma unroll
@@ -54,74 +91,96 @@ __device__ inline void add_slice(const scalar_t* logits, const MixtureTerm* term
   }
 }
 
-// One column in log space: two passes over the branches, no underflow. In nats, since a logit as low as float32 goes
-// has no octaves.
+// One column in log space, by one thread: two passes over the branches, no underflow.
 template <typename scalar_t>
-__device__ inline float mix_in_log_space(const scalar_t* logits, const MixtureTerm* terms, const MixtureRow& row,
-                                         int64_t column) {
-  const auto nats_of = [&](const MixtureTerm& term) {
-    return (to_float(logits[term.offset + column]) - term.log_normalizer) + term.octaves * static_cast<float>(kLn2);
-  };
+__device__ inline float mix_in_log_space(const LaneColumns<scalar_t>& columns, const MixtureTerm* terms,
+                                         const MixtureRow& row, int column) {
+  const auto nats = [&](int64_t b) { return nats_of(to_float(columns.of(terms[b])[column]), terms[b]); };
   float largest = -kInfinity;
-  for (int64_t b = 0; b < row.count; ++b) largest = fmaxf(largest, nats_of(terms[b]));
+  for (int64_t b = 0; b < row.count; ++b) largest = fmaxf(largest, nats(b));
   if (largest == -kInfinity) return -kInfinity;
   float total = 0;
   for (int64_t first = 0; first < row.count; first += kMixGroup * kMixSlices) {
     const int64_t last = min(first + kMixGroup * kMixSlices, row.count);
     float level = 0;
-    for (int64_t b = first; b < last; ++b) level += expf(nats_of(terms[b]) - largest);
+    for (int64_t b = first; b < last; ++b) level += expf(nats(b) - largest);
     total += level;
   }
   return (row.base + largest) + logf(total);
 }
 
-// kSliced: the warps of a block share their columns.
+// The sums of a lane's columns over all branches; of a block that shares its columns (kSliced) only the first warp gets
+// them.
+template <typename scalar_t, bool kSliced>
+__device__ inline void sum_terms(const LaneColumns<scalar_t>& columns, const MixtureTerm* terms, int64_t count,
+                                 float (&total)[kVector<scalar_t>]) {
+  constexpr int kColumns = kVector<scalar_t>;
+  if constexpr (kSliced) {
+    __shared__ float exchange[kMixSlices][kColumns][kWarp];
+    const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+    float sums[kColumns] = {};
+    add_slice(columns, terms, count, warp, sums);
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) exchange[warp][i][lane] = sums[i];
+    __syncthreads();
+    if (warp > 0) return;
+    for (int slice = 0; slice < kMixSlices; ++slice) {
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) total[i] += exchange[slice][i][lane];
+    }
+  } else {
+    for (int slice = 0; slice < kMixSlices; ++slice) {
+      float sums[kColumns] = {};
+      add_slice(columns, terms, count, slice, sums);
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) total[i] += sums[i];
+    }
+  }
+}
+
+template <int kCount>
+__device__ inline void store_floats(float* data, int count, const float (&in)[kCount]) {
+  if (count == kCount && is_aligned(data)) {
+#pragma unroll
+    for (int i = 0; i < kCount; i += 4) {
+      *reinterpret_cast<float4*>(data + i) = make_float4(in[i], in[i + 1], in[i + 2], in[i + 3]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (i < count) data[i] = in[i];
+    }
+  }
+}
+
 template <typename scalar_t, bool kSliced>
 __global__ void __launch_bounds__(kMixWarps* kWarp) mix_kernel(const MixParams<scalar_t> params) {
-  constexpr int kColumns = kMixColumns<scalar_t>;
-  __shared__ float exchange[kSliced ? kMixSlices : 1][kSliced ? kColumns : 1];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const int64_t tiles = ceil_div(params.vocab, kColumns);
-  const int64_t tile = kSliced ? blockIdx.x : int64_t{blockIdx.x} * kMixWarps + warp;
+  const auto tiles = static_cast<unsigned>(ceil_div(params.vocab, kMixColumns<scalar_t>));
+  const unsigned tile = kSliced ? blockIdx.x : blockIdx.x * kMixWarps + warp;
   const int64_t row_number = tile / tiles;
   if (row_number >= params.row_count) return;
   const MixtureRow row = params.rows[row_number];
   const MixtureTerm* terms = params.terms + row.first;
-  const int64_t column = tile % tiles * kColumns + lane * kVector<scalar_t>;
-  const int columns = static_cast<int>(max(int64_t{0}, min(params.vocab - column, int64_t{kVector<scalar_t>})));
+  const int64_t first = int64_t{tile % tiles} * kMixColumns<scalar_t>, column = first + lane * kVector<scalar_t>;
+  const scalar_t* logits = params.logits + row.offset + column;
+  const bool whole = is_aligned(logits) && params.branch_stride % kVector<scalar_t> == 0 &&
+                     first + kMixColumns<scalar_t> <= params.vocab;
+  const int64_t left = max(int64_t{0}, min(params.vocab - column, int64_t{kVector<scalar_t>}));
+  const LaneColumns<scalar_t> columns{logits, params.branch_stride, static_cast<int>(left), whole};
   float total[kVector<scalar_t>] = {};
-  if (row.state == RowState::kOrdinary) {
-    if constexpr (kSliced) {
-      float sums[kVector<scalar_t>] = {};
-      add_slice(params.logits, terms, row.count, warp, column, columns, sums);
-#pragma unroll
-      for (int i = 0; i < kVector<scalar_t>; ++i) exchange[warp][i * kWarp + lane] = sums[i];
-      __syncthreads();
-      if (warp > 0) return;
-      for (int slice = 0; slice < kMixSlices; ++slice) {
-#pragma unroll
-        for (int i = 0; i < kVector<scalar_t>; ++i) total[i] += exchange[slice][i * kWarp + lane];
-      }
-    } else {
-      for (int slice = 0; slice < kMixSlices; ++slice) {
-        float sums[kVector<scalar_t>] = {};
-        add_slice(params.logits, terms, row.count, slice, column, columns, sums);
-#pragma unroll
-        for (int i = 0; i < kVector<scalar_t>; ++i) total[i] += sums[i];
-      }
-    }
-  }
+  if (row.state == RowState::kOrdinary) sum_terms<scalar_t, kSliced>(columns, terms, row.count, total);
   if (kSliced && warp > 0) return;
+  float* out = params.out + row_number * params.vocab + column;
 #pragma unroll
   for (int i = 0; i < kVector<scalar_t>; ++i) {
-    if (i >= columns) break;
     float result = row.state == RowState::kEmpty ? -kInfinity : kNaN;
-    if (row.state == RowState::kOrdinary) {
-      result =
-          total[i] < kSmallestSum ? mix_in_log_space(params.logits, terms, row, column + i) : row.base + logf(total[i]);
+    if (row.state == RowState::kOrdinary && i < columns.count) {
+      result = total[i] < kSmallestSum ? mix_in_log_space(columns, terms, row, i) : row.base + logf(total[i]);
     }
-    params.out[row_number * params.vocab + column + i] = result;
+    total[i] = result;
   }
+  store_floats<kVector<scalar_t>>(out, columns.count, total);
 }
 
 }  // namespace mtp_ext::cuda

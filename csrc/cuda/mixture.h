@@ -13,7 +13,7 @@
 namespace mtp_ext::cuda {
 
 struct alignas(16) MixtureTerm {
-  int64_t offset;        // of the branch's first logit, in elements
+  int64_t branch;        // within its row
   float log_normalizer;  // nats
   float octaves;
 };
@@ -22,7 +22,8 @@ enum class RowState : int32_t { kOrdinary, kEmpty, kBroken };  // kEmpty: every 
 
 // The terms of the branches of a row whose weight is not -inf: terms[first] to terms[first + count], in order.
 struct MixtureRow {
-  int64_t first;
+  int64_t first;   // the flat number of the row's first branch
+  int64_t offset;  // of its first logit, in elements
   int64_t count;
   float base;  // nats
   RowState state;
@@ -32,7 +33,9 @@ struct PrepareMixturesParams {
   BranchLayout layout;
   int64_t weight_row_stride;  // elements; 0 where ragged
   const float* log_weights;
-  const ChunkSum* sums;
+  const ChunkSum* sums;       // from the first pass; or null, and then
+  const double* normalizers;  // [m, 2], the center and the rest, in nats
+  int64_t normalizer_stride;  // elements
   bool renormalize;
   MixtureTerm* terms;  // [total branches], out
   MixtureRow* rows;    // [rows], out
@@ -47,9 +50,10 @@ struct MixParams {
   const MixtureTerm* terms;
   const MixtureRow* rows;
   int64_t row_count;
-  int64_t branches_per_row;  // about: chooses between two schedules that give the same bits
+  int64_t branch_stride;  // of the logits, in elements
   int64_t vocab;
-  float* out;  // [rows, vocab]
+  int64_t branches_per_row;  // about: chooses between two schedules that give the same bits
+  float* out;                // [rows, vocab]
 };
 
 template <typename scalar_t>

@@ -38,16 +38,27 @@ inline constexpr int kVector = 16 / sizeof(scalar_t);
 
 __device__ inline bool is_aligned(const void* pointer) { return (reinterpret_cast<uintptr_t>(pointer) & 15) == 0; }
 
-// kVector numbers from an address on 16 bytes.
+// kVector numbers from an address on 16 bytes, as they lie in memory: fewer registers than as float32, while others are
+// on their way.
 template <typename scalar_t>
-__device__ inline void load_vector(const scalar_t* data, float (&out)[kVector<scalar_t>]) {
+__device__ inline uint4 load_packed(const scalar_t* data) {
+  return *reinterpret_cast<const uint4*>(data);
+}
+
+template <typename scalar_t>
+__device__ inline void unpack(const uint4& packed, float (&out)[kVector<scalar_t>]) {
   union {
     uint4 bits;
     scalar_t numbers[kVector<scalar_t>];
   } vector;
-  vector.bits = *reinterpret_cast<const uint4*>(data);
+  vector.bits = packed;
 #pragma unroll
   for (int i = 0; i < kVector<scalar_t>; ++i) out[i] = to_float(vector.numbers[i]);
+}
+
+template <typename scalar_t>
+__device__ inline void load_vector(const scalar_t* data, float (&out)[kVector<scalar_t>]) {
+  unpack<scalar_t>(load_packed(data), out);
 }
 
 // The first `count` of kVector numbers from any address; the others become `rest`.

@@ -2,7 +2,7 @@
 // weights' sum. Moves B (4 + 8 V / 4096 + 16) bytes, one block a row, one thread a branch.
 #pragma once
 
-#include "exponential.cuh"
+#include "chunk_sum.cuh"
 #include "mixture.h"
 #include "reduce.cuh"
 #include "status.cuh"
@@ -26,22 +26,23 @@ __device__ inline bool check_indptr(const BranchLayout& layout, const Status& st
   return !__syncthreads_or(wrong >= 0);
 }
 
-// A branch's log-normaliser from the sums of its chunks: `center` is a logit, `rest` in nats. NaN where all logits are
+// The log-normaliser of a branch as a float and what that float has rounded away, nats. NaN where all its logits are
 // -inf or one is NaN or +inf.
 struct Normalizer {
-  float center, rest;
+  float value, lost;
 };
 
-__device__ inline Normalizer join_chunks(const ChunkSum* sums, int64_t chunks, int64_t stride) {
-  float center = -kInfinity;
-  for (int64_t i = 0; i < chunks; ++i) center = fmaxf(center, sums[i * stride].largest);
-  if (!(fabsf(center) < kInfinity)) return {0, kNaN};
-  float sum = 0;
-  for (int64_t i = 0; i < chunks; ++i) {
-    const ChunkSum& chunk = sums[i * stride];
-    sum += chunk.sum * exp2_approx((chunk.largest - center) * kLog2E);
+__device__ inline Normalizer normalizer_of(const PrepareMixturesParams& params, int64_t branch) {
+  if (params.sums) {
+    const ChunkSum sum = join_chunks(params.sums + branch, sum_chunks(params.layout.vocab), params.layout.total());
+    if (!(fabsf(sum.largest) < kInfinity)) return {kNaN, 0};
+    const float rest = logf(sum.sum), value = sum.largest + rest;
+    return {value, (sum.largest - value) + rest};
   }
-  return {center, logf(sum)};
+  const double* pair = params.normalizers + branch * params.normalizer_stride;
+  if (!(fabs(pair[1]) < kInfinity)) return {kNaN, 0};
+  const auto value = static_cast<float>(pair[0] + pair[1]);
+  return {value, static_cast<float>((pair[0] - value) + pair[1])};
 }
 
 // The number of threads before this one whose flag is set, and of all of them; `scratch` [warps + 1] is shared.
@@ -65,7 +66,7 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_mixtures_kernel(const
   const BranchLayout& layout = params.layout;
   const int64_t row = blockIdx.x;
   if (layout.indptr && !check_indptr(layout, params.status)) {
-    if (threadIdx.x == 0) params.rows[row] = {0, 0, 0, RowState::kBroken};
+    if (threadIdx.x == 0) params.rows[row] = {0, 0, 0, 0, RowState::kBroken};
     return;
   }
   const int64_t begin = layout.begin(row), end = layout.end(row);
@@ -89,7 +90,6 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_mixtures_kernel(const
     base = -logf(reduce_block(total, floats, Add()));
   }
 
-  const int64_t chunks = sum_chunks(layout.vocab), total = layout.total();
   int64_t count = 0;
   for (int64_t first = begin; first < end; first += kPrepareThreads) {
     const int64_t branch = first + threadIdx.x;
@@ -97,21 +97,17 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_mixtures_kernel(const
     const bool live = weight != -kInfinity;
     const int2 rank = rank_of(live, counts);
     if (live) {
-      const Normalizer normalizer = join_chunks(params.sums + branch, chunks, total);
-      broken = broken || isnan(normalizer.rest);
-      const float log_normalizer = normalizer.center + normalizer.rest;
-      const float lost = (normalizer.center - log_normalizer) + normalizer.rest;  // what that rounded away
-      const float octaves = (weight - largest - lost) / kNatsPerOctave;
-      const int64_t offset = layout.indptr ? branch * layout.branch_stride
-                                           : row * layout.row_stride + (branch - begin) * layout.branch_stride;
-      params.terms[begin + count + rank.x] = {offset, log_normalizer, octaves};
+      const Normalizer normalizer = normalizer_of(params, branch);
+      broken = broken || isnan(normalizer.value);
+      const float octaves = (weight - largest - normalizer.lost) / kNatsPerOctave;
+      params.terms[begin + count + rank.x] = {branch - begin, normalizer.value, octaves};
     }
     count += rank.y;
   }
   const bool any_broken = __syncthreads_or(broken);
   if (threadIdx.x > 0) return;
   const RowState state = any_broken ? RowState::kBroken : count == 0 ? RowState::kEmpty : RowState::kOrdinary;
-  params.rows[row] = {begin, count, base, state};
+  params.rows[row] = {begin, layout.row_offset(row), count, base, state};
 }
 
 }  // namespace mtp_ext::cuda
