@@ -86,6 +86,14 @@ void check_read(const Region& region, const Cell& cell, uintptr_t address, const
   }
 }
 
+// Whether barriers have ordered what the current thread did at `moment` before what any thread of its block does next.
+bool seen_by_all(uint32_t moment) {
+  for (size_t warp = 0; warp < block.warps.size(); ++warp) {
+    if (moment >= timeline.seen[warp][here.warp()]) return false;
+  }
+  return true;
+}
+
 void record_read(const Region& region, Cell& cell, const Site& site, bool strong) {
   const uint16_t me = uint16_t(here.index);
   const uint16_t flag = strong ? kStrongAccess : 0;
@@ -97,7 +105,7 @@ void record_read(const Region& region, Cell& cell, const Site& site, bool strong
       const bool same_warp = (cell.reader & kThreadMask) / 32 == here.warp() && !(cell.reader & kManyWarps);
       reader = uint16_t(me | (cell.reader & flag) | (same_warp ? kWholeWarp : kManyWarps));
     }
-  } else {
+  } else if (!seen_by_all(cell.read_moment)) {  // a weak read of its own still counts for the others
     reader = uint16_t(me | (cell.reader & flag));
   }
   cell.reader = reader;
