@@ -71,6 +71,7 @@ CUDA_SOURCES = [
     "csrc/cuda/launch.cpp",
     "csrc/cuda/marginalize_binding.cpp",
     "csrc/cuda/marginalize_targets_binding.cpp",
+    "csrc/cuda/marginalize_topk_binding.cpp",
     "csrc/cuda/merge_states_binding.cpp",
     "csrc/cuda/mix_branches_binding.cpp",
     "csrc/cuda/tree_attention_binding.cpp",
@@ -83,6 +84,7 @@ CUDA_KERNELS = [
     "csrc/cuda/merge_states_launch.cu",
     "csrc/cuda/mix_targets_launch.cu",
     "csrc/cuda/mixture_launch.cu",
+    "csrc/cuda/mixture_topk_launch.cu",
     "csrc/cuda/tree_attention_launch.cu",
 ]
 HOST_SOURCES = [

@@ -20,3 +20,13 @@ settings.load_profile("laws")
 def device(request: pytest.FixtureRequest) -> str:
     """Every device at hand: the laws hold on each of them."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def cuda_kernels(request: pytest.FixtureRequest) -> str:
+    """Where tensors must be for CUDA kernels to work on them: on a GPU, or on a CPU that executes their PTX."""
+    if request.config.pluginmanager.hasplugin("tests.ptx_on_cpu.plugin"):
+        return "cpu"
+    if not torch.cuda.is_available():
+        pytest.skip("nothing here runs CUDA kernels")
+    return "cuda"

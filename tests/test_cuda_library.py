@@ -10,7 +10,17 @@ import mtp_ext
 from mtp_ext.libraries import Library
 from mtp_ext.testing import has_kernel
 
-OPS = ["append_", "commit_", "marginalize", "merge_states", "tree_attention"]
+OPS = [
+    "append_",
+    "branch_normalizers",
+    "commit_",
+    "marginalize",
+    "marginalize_targets",
+    "marginalize_topk",
+    "merge_states",
+    "mix_branches",
+    "tree_attention",
+]
 
 
 @pytest.mark.parametrize("library", built_libraries("cuda"))

@@ -74,18 +74,22 @@ inline BranchPass read_branches(const char* op, const Tensor& branch_logits, con
   return pass;
 }
 
-// The second pass: out [rows, vocab].
+// The second pass: out [rows, vocab]; with bounds and thresholds, only blocks that reach them (MixParams).
 inline void mix_rows(const char* op, const Tensor& branch_logits, const BranchPass& pass, const BranchLayout& layout,
-                     const Tensor& out, const Launch& launch) {
+                     float* out, const Launch& launch, const float* bounds = nullptr,
+                     const float* thresholds = nullptr) {
   dispatch_logits(op, branch_logits, [&](const auto* logits) {
-    const MixParams<element_of<decltype(logits)>> params{logits,
-                                                         pass.terms.data(),
-                                                         pass.rows.data(),
-                                                         layout.rows,
-                                                         layout.branch_stride,
-                                                         layout.vocab,
-                                                         ceil_div(layout.total(), layout.rows > 0 ? layout.rows : 1),
-                                                         out.mutable_data_ptr<float>()};
+    MixParams<element_of<decltype(logits)>> params{};
+    params.logits = logits;
+    params.terms = pass.terms.data();
+    params.rows = pass.rows.data();
+    params.row_count = layout.rows;
+    params.branch_stride = layout.branch_stride;
+    params.vocab = layout.vocab;
+    params.branches_per_row = ceil_div(layout.total(), layout.rows > 0 ? layout.rows : 1);
+    params.out = out;
+    params.bounds = bounds;
+    params.thresholds = thresholds;
     check_launch(op, mix(params, launch.stream));
   });
 }

@@ -11,7 +11,7 @@ Tensor marginalize(const Tensor& branch_logits, const Tensor& branch_log_probs, 
   const Launch launch(kOp, branch_logits);
   const Tensor out = new_empty(branch_log_probs, {layout.rows, layout.vocab}, kFloat32);
   const BranchPass pass = read_branches(kOp, branch_logits, branch_log_probs, layout, renormalize, launch);
-  mix_rows(kOp, branch_logits, pass, layout, out, launch);
+  mix_rows(kOp, branch_logits, pass, layout, out.mutable_data_ptr<float>(), launch);
   return out;
 }
 

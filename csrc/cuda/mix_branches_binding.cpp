@@ -16,7 +16,7 @@ Tensor mix_branches(const Tensor& branch_logits, const Tensor& branch_log_probs,
   params.normalizers = normalizers.const_data_ptr<double>();
   params.normalizer_stride = normalizers.stride(0);
   check_launch(kOp, prepare_mixtures(params, launch.stream));
-  mix_rows(kOp, branch_logits, pass, layout, out, launch);
+  mix_rows(kOp, branch_logits, pass, layout, out.mutable_data_ptr<float>(), launch);
   return out;
 }
 

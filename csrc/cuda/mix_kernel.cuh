@@ -160,9 +160,14 @@ __global__ void __launch_bounds__(kMixWarps* kWarp) mix_kernel(const MixParams<s
   const unsigned tile = kSliced ? blockIdx.x : blockIdx.x * kMixWarps + warp;
   const int64_t row_number = tile / tiles;
   if (row_number >= params.row_count) return;
+  const int64_t first = int64_t{tile % tiles} * kMixColumns<scalar_t>, column = first + lane * kVector<scalar_t>;
+  static_assert(kSumBlock % kMixColumns<scalar_t> == 0, "a tile must lie in one block");
+  if (params.bounds &&
+      params.bounds[row_number * sum_blocks(params.vocab) + first / kSumBlock] < params.thresholds[row_number]) {
+    return;
+  }
   const MixtureRow row = params.rows[row_number];
   const MixtureTerm* terms = params.terms + row.first;
-  const int64_t first = int64_t{tile % tiles} * kMixColumns<scalar_t>, column = first + lane * kVector<scalar_t>;
   const scalar_t* logits = params.logits + row.offset + column;
   const bool whole = is_aligned(logits) && params.branch_stride % kVector<scalar_t> == 0 &&
                      first + kMixColumns<scalar_t> <= params.vocab;

@@ -33,7 +33,7 @@ struct PrepareMixturesParams {
   BranchLayout layout;
   int64_t weight_row_stride;  // elements; 0 where ragged
   const float* log_weights;
-  const ChunkSum* sums;       // from the first pass; or null, and then
+  const ChunkSum* sums;       // from the first pass; unused where there are
   const double* normalizers;  // [m, 2], the center and the rest, in nats
   int64_t normalizer_stride;  // elements
   bool renormalize;
@@ -54,6 +54,9 @@ struct MixParams {
   int64_t vocab;
   int64_t branches_per_row;  // about: chooses between two schedules that give the same bits
   float* out;                // [rows, vocab]
+  // Where not null: blocks of 512 columns whose bound is below the row's threshold are left unwritten.
+  const float* bounds;      // [rows, sum_blocks(vocab)]
+  const float* thresholds;  // [rows]
 };
 
 template <typename scalar_t>

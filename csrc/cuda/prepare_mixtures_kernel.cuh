@@ -33,7 +33,7 @@ struct Normalizer {
 };
 
 __device__ inline Normalizer normalizer_of(const PrepareMixturesParams& params, int64_t branch) {
-  if (params.sums) {
+  if (!params.normalizers) {
     const ChunkSum sum = join_chunks(params.sums + branch, sum_chunks(params.layout.vocab), params.layout.total());
     if (!(fabsf(sum.largest) < kInfinity)) return {kNaN, 0};
     const float rest = logf(sum.sum), value = sum.largest + rest;
