@@ -109,7 +109,14 @@ def add_parser(commands: "Commands") -> None:
         "--columns",
         type=_count,
         metavar="N",
-        help="columns of the unembedding in a step, sampled without bias, but for the last epoch (default: all)",
+        help="columns of the unembedding in a step, sampled without bias (default: all)",
+    )
+    how.add_argument(
+        "--exact-epochs",
+        type=_number,
+        default=1,
+        metavar="N",
+        help="the last epochs that see all columns again (default: %(default)s)",
     )
     how.add_argument(
         "--paths", type=_count, default=8, metavar="N", help="that distill sums over (default: %(default)s)"
@@ -132,6 +139,12 @@ def add_parser(commands: "Commands") -> None:
     )
     how.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: torch's choice)")
     parser.set_defaults(run=run)
+
+
+def _number(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 0, got {word!r}")
+    return int(word)
 
 
 def _positive(word: str) -> float:
@@ -165,6 +178,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         arithmetic=options.arithmetic,
         columns=options.columns,
+        exact_epochs=options.exact_epochs,
         paths=options.paths,
         soft_targets=options.soft_targets,
     )

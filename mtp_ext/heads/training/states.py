@@ -101,6 +101,7 @@ def compute_states(
     else:
         identity = _identity(heads, model, blocks)
         if _holds(folder, identity):
+            progress(shape[0])
             return CachedStates(blocks, [_map(folder, index, shape, model.dtype) for index in range(count)])
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

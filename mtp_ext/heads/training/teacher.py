@@ -154,6 +154,8 @@ def teach(
         kept = {"tokens": tokens.int(), "log_probs": log_probs}
         tensors = kept
         replace_file(file, lambda path: save_file(tensors, path, metadata={"identity": identity}))
+    else:
+        progress(sum(len(block.tokens) for block in blocks))
     return TaughtTargets(blocks, kept["tokens"], kept["log_probs"])
 
 
