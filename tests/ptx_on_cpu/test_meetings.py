@@ -101,3 +101,7 @@ def test_an_index_into_a_parameter(meetings: Sample, schedule: str) -> None:
     table = [3, 1, 4, 1, 5, 9, 2, 6]
     assert meetings.run("parameters", numbers(32), out, *table, schedule=schedule) == ""
     assert out.tolist() == [table[i % 8] + 6 for i in range(32)]
+
+
+def test_a_variable_of_the_module_that_a_kernel_changes_is_refused(meetings: Sample) -> None:
+    assert "unsupported: a kernel writes to the variable" in meetings.run("count_launches", numbers(32), numbers(32))

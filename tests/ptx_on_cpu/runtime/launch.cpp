@@ -50,7 +50,7 @@ void keep_time() {
 Announcement::Announcement(const Kernel& kernel) { kernels()[kernel.name] = &kernel; }
 
 ModuleVariable::ModuleVariable(const char* name, const void* data, size_t bytes) {
-  add_allocation(data, bytes, std::string("the variable ") + name);
+  add_allocation(data, bytes, std::string("the variable ") + name, true);
 }
 
 const Kernel* find_kernel(const std::string& name) {

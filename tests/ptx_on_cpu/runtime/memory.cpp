@@ -29,11 +29,12 @@ void Region::refine(int wanted) {
   granule = wanted;
 }
 
-void add_allocation(const void* begin, size_t bytes, const std::string& name) {
+void add_allocation(const void* begin, size_t bytes, const std::string& name, bool constant) {
   if (begin == nullptr || bytes == 0) return;
   std::lock_guard<std::mutex> guard(allocations().lock);
   Region region;
-  region.begin = reinterpret_cast<uintptr_t>(begin), region.bytes = bytes, region.name = name;
+  region.begin = reinterpret_cast<uintptr_t>(begin), region.bytes = bytes, region.name = name,
+  region.constant = constant;
   auto& by_end = allocations().by_end;
   for (auto old = by_end.upper_bound(region.begin); old != by_end.end() && old->second.begin < region.begin + bytes;) {
     old = by_end.erase(old);  // freed without a word

@@ -24,6 +24,7 @@ struct Region {
   size_t bytes = 0;
   std::string name;
   bool shared = false;
+  bool constant = false;  // a table of the module, of which each kernel has its own copy
   // Cells cover 1 << granule bytes each, as many as all accesses so far allow; a finer access splits them.
   int granule = 4;
   std::vector<Cell> cells;
@@ -36,7 +37,7 @@ struct Region {
 };
 
 // Global memory. Thread-safe: torch allocates while a kernel runs elsewhere.
-void add_allocation(const void* begin, size_t bytes, const std::string& name);
+void add_allocation(const void* begin, size_t bytes, const std::string& name, bool constant = false);
 void remove_allocation(const void* begin);
 Region* find_allocation(uintptr_t address);
 // The allocation that ends last before `address`, for reports; nullptr if there is none.

@@ -158,6 +158,7 @@ void shadow_read(Region& region, uintptr_t address, uint32_t bytes, const Site& 
 }
 
 void shadow_write(Region& region, uintptr_t address, uint32_t bytes, const Site& site, Strength strength, Copy copy) {
+  if (region.constant) fail(site, "unsupported: a kernel writes to " + region.name + ", a variable of the module");
   for_each_cell(region, address, bytes, [&](Cell& cell, uintptr_t at) {
     if (copy != Copy::kLanded) check_write(region, cell, at, site, strength);
     cell.write_moment = timeline.now;

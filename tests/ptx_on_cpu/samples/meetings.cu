@@ -122,3 +122,9 @@ struct Table {
 extern "C" __global__ void parameters(const int* in, int* out, const __grid_constant__ Table table) {
   out[threadIdx.x] = table.values[in[threadIdx.x] % 8] + table.values[7];
 }
+
+// A variable of the module that kernels change, which the runner cannot do.
+__device__ int launches;
+extern "C" __global__ void count_launches(const int* in, int* out) {
+  if (threadIdx.x == 0) out[0] = launches++;
+}
