@@ -17,7 +17,7 @@ from mtp_ext.heads import MTPHeads
 from mtp_ext.heads.training.data import Block
 from mtp_ext.heads.training.loop import Training
 from mtp_ext.heads.training.settings import Settings
-from mtp_ext.study.heads import study
+from mtp_ext.study.heads import study, training
 from mtp_ext.study.heads.predictions import Prediction, predict_by_heads, predict_by_marginals
 from mtp_ext.study.heads.samples import HELD_OUT, Sample, Samples, draw_samples
 from mtp_ext.study.heads.strategies import STRATEGIES
@@ -132,6 +132,7 @@ def test_a_stopped_study_goes_on(
     without_plots(monkeypatch, study)
     learn = interrupt_at(3, Training._learn)
     monkeypatch.setattr(Training, "_learn", learn)
+    monkeypatch.setattr(training, "_SECONDS_BETWEEN_SAVES", 0.0)
     stopped = run(model, samples, tmp_path / "stopped", ["base", name])
     assert stopped.stopped == "stopped after 1 of 2 strategies"
     assert len(stopped.tables[0].rows) == 1
@@ -153,6 +154,7 @@ def test_a_checkpoint_of_another_run_is_begun_anew(
     without_plots(monkeypatch, study)
     learn = interrupt_at(3, Training._learn)
     monkeypatch.setattr(Training, "_learn", learn)
+    monkeypatch.setattr(training, "_SECONDS_BETWEEN_SAVES", 0.0)
     run(model, samples, tmp_path, ["frozen"])
     assert run(model, samples, tmp_path, ["frozen"], seed=1).stopped is None
     assert len(learn.calls) == 3 + 4

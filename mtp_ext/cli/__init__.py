@@ -12,7 +12,7 @@ _EXAMPLES = """examples:
   mtp-ext generate --help                           prompts, drafts, sampling
   mtp-ext study marginalization                     the paper's prediction on SmolLM2-135M and four texts
   mtp-ext study marginalization --texts my.txt      the same on your own text
-  mtp-ext study marginalization --help              all it can do
+  mtp-ext study all                                 all experiments, and a page about them
   mtp-ext train --text notes/                       heads that predict further tokens, for faster text
 
 Results go to stdout, messages and progress to stderr. Exit status: 0 done, 2 refused, 130 stopped (Ctrl-C).

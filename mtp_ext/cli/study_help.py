@@ -85,7 +85,7 @@ its sample size. The page needs no other file. What is done already is not done 
 """
 
 ALL_EXAMPLES = """examples:
-  mtp-ext study all                                         about an hour or more on two cores
+  mtp-ext study all                                         takes long: nine strategies train heads
   mtp-ext study all --positions 8 --training-tokens 4000    a quick look
   mtp-ext study all --model ~/models/Llama-3.2-1B --train corpus/ --texts a.txt b.txt --output runs/llama
 

@@ -40,8 +40,7 @@ def study_heads(
         settings: of the training; recipe, horizons and what heads read are each strategy's own.
         top_p: of marginalization's branches.
     """
-    details = {**settings.identity(), **samples.identity(), "top_p": top_p}
-    configuration = {**subject.configuration(), **details}
+    configuration = {**subject.configuration(), **settings.identity(), **samples.identity(), "top_p": top_p}
     parts = Parts(output, configuration)
     predictions: dict[str, list[Prediction]] = {}
     refusals: dict[str, str] = {}
@@ -50,7 +49,7 @@ def study_heads(
         for name in dict.fromkeys(strategies):
             if (done := parts.get(name)) is None:
                 try:
-                    done = _measure(subject, samples, output / "training" / name, name, settings, top_p, details)
+                    done = _measure(subject, samples, output / "training" / name, name, settings, top_p, configuration)
                 except (ValueError, ImportError) as error:
                     refusals[name] = str(error)
                     continue

@@ -67,15 +67,12 @@ def train_heads(
         folder.mkdir()
     tick(training.step)
     saved = time.monotonic()
-    try:
-        for _ in training.run():
-            tick(1)
-            if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
-                training.save(folder)
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        training.save(folder)
-        raise
+    for _ in training.run():
+        tick(1)
+        # Between steps alone: Ctrl-C may come when half of the weights have moved.
+        if time.monotonic() - saved >= _SECONDS_BETWEEN_SAVES:
+            training.save(folder)
+            saved = time.monotonic()
     return heads, model
 
 
