@@ -29,7 +29,7 @@ def _load(name: str) -> Library:
     try:
         torch.ops.load_library(path)
     except OSError as error:  # it needs another library: the CUDA runtime, where there is no CUDA
-        return Library(name, path, False, f"cannot be loaded: {error}")
+        return Library(name, path, False, f"cannot be loaded: {error.__cause__ or error}")
     return Library(name, path, True, "loaded")
 
 

@@ -1,6 +1,7 @@
 // Job: read every logit of a live branch once more, one exponential each, and write each mixed column. A warp mixes 32
-// x 16 bytes of columns, eight branches of loads in flight. Moves B V (logit bytes) + 4 V, and 16 B bytes of terms a
-// warp, from the nearest cache; does B V exponentials and V logarithms.
+// x 16 bytes of columns. Moves B V (logit bytes) + 4 V, and 16 B bytes of terms a warp, from the nearest cache; does B
+// V exponentials and V logarithms. The logits come from the second-level cache where all rows' fit into it (16 branches
+// of 128,256 tokens in bfloat16 are 4 MB, an H100 has 50), else from device memory a second time.
 //
 // The sum over branches is cut by their numbers: slice j takes the groups of eight whose number is j modulo eight, and
 // the slices' sums are added in order. With few branches one warp does all slices of its columns; with many the eight
@@ -48,7 +49,7 @@ __device__ inline void add_term(const MixtureTerm& term, const float (&x)[kVecto
   }
 }
 
-// Eight terms, whose loads are all on their way before the first is used.
+// Eight terms; the loads come first, so that as many are on their way as registers allow.
 template <typename scalar_t>
 __device__ inline void add_whole_group(const LaneColumns<scalar_t>& columns, const MixtureTerm* terms,
                                        float (&sums)[kVector<scalar_t>]) {
