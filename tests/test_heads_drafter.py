@@ -4,10 +4,11 @@ import pytest
 import torch
 from drafters import Recorded
 from head_models import KINDS, head_model, trained_heads
+from torch import Tensor
 from tree_models import prompts
 
 from mtp_ext import TokenTree
-from mtp_ext.decoding import HeadsDrafter, Target, TransformersTarget, generate, prepare
+from mtp_ext.decoding import HeadsDrafter, PreparedModel, Target, TransformersTarget, generate, prepare
 from mtp_ext.heads import MTPHeads
 
 NEW = 20
@@ -35,10 +36,10 @@ def test_the_text_is_that_of_plain_decoding(target: Target, kind: str, hidden_st
 
 
 @torch.no_grad()
-def expected_tree(heads: MTPHeads, text: list[int], nodes: int, depth: int) -> TokenTree:
+def expected_tree(heads: MTPHeads, unembedding: Tensor, text: list[int], nodes: int, depth: int) -> TokenTree:
     """What the heads say of a text, whose last token is the root, after one pass of the model over all of it."""
     states = heads.layer_outputs(head_model(), torch.tensor([text[:-1]]))
-    top = [(hidden[0, -1] @ heads.unembedding.T).log_softmax(-1).topk(8) for hidden in heads(states)]
+    top = [(hidden[0, -1] @ unembedding.T).log_softmax(-1).topk(8) for hidden in heads(states)]
     levels = [top[heads.config.horizons.index(horizon)] for horizon in range(2, 2 + depth)]
     tokens = torch.stack([level.indices for level in levels])[None]
     log_probs = torch.stack([level.values for level in levels])[None]
@@ -61,6 +62,7 @@ class Checking:
 
     def start(self, target: Target, texts: list[list[int]], max_new_tokens: int) -> "Checking":
         self.session = self.drafter.start(target, texts, max_new_tokens)
+        self.rounds = isinstance(target, PreparedModel)  # its LM head for drafts is stored in bfloat16
         self.texts = [list(text) for text in texts]
         self.layers, self.read, self.passes = self.session.layers, self.session.read, 0
         return self
@@ -70,8 +72,11 @@ class Checking:
         if self.passes % self.every:  # passes without a draft leave states to catch up with
             return TokenTree(torch.tensor([[text[-1]] for text in self.texts]), torch.full((len(self.texts), 1), -1))
         tree = self.session.propose(nodes, depths)
+        heads, unembedding = self.drafter.heads, self.drafter.heads.unembedding
+        if self.rounds:
+            unembedding = unembedding.bfloat16().float()
         for request, (text, depth) in enumerate(zip(self.texts, depths, strict=True)):
-            expected = expected_tree(self.drafter.heads, text, nodes if depth else 1, min(max(depth, 1), 2))
+            expected = expected_tree(heads, unembedding, text, nodes if depth else 1, min(max(depth, 1), 2))
             assert_same_tree(tree, request, expected)
             self.compared += depth > 0
         return tree

@@ -1,6 +1,6 @@
 """Drafts from MTP heads, which read the hidden states that the model left at the last token."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -8,10 +8,12 @@ from torch import Tensor
 
 from mtp_ext.branches import select_branches
 from mtp_ext.decoding.drafters import roots_alone
-from mtp_ext.decoding.target import ReadableTarget, Target, readable
+from mtp_ext.decoding.target import Target, readable
 from mtp_ext.heads import MTPHeads
 from mtp_ext.ops.checks import check_range
 from mtp_ext.tree import TokenTree
+
+Head = Callable[[Tensor], Tensor]  # float32 logits [..., vocab] of hidden states [..., hidden]
 
 
 class HeadsDrafter:
@@ -34,6 +36,8 @@ class HeadsDrafter:
             )
         check_range("HeadsDrafter", "width", width, 1, 1024)
         self.heads, self.width = heads, width
+        self._target: Target | None = None  # the last one, and its LM head for drafts
+        self._head: Head
 
     def start(self, target: Target, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> "HeadsSession":
         """As `Drafter.start`.
@@ -47,16 +51,18 @@ class HeadsDrafter:
                 "HeadsDrafter: heads must be of the model they draft for, "
                 f"got heads for {vocab} tokens and a model of {target.vocab}"
             )
-        return HeadsSession(self, readable("HeadsDrafter", target), [prompt[-1] for prompt in prompts])
+        if self._target is not target:
+            self._head, self._target = readable("HeadsDrafter", target).draft_head(), target
+        return HeadsSession(self, self._head, target.device, [prompt[-1] for prompt in prompts])
 
 
 class HeadsSession:
     """The hidden states of the last token of each text."""
 
-    def __init__(self, drafter: HeadsDrafter, target: ReadableTarget, roots: list[int]) -> None:
+    def __init__(self, drafter: HeadsDrafter, head: Head, device: torch.device, roots: list[int]) -> None:
         heads = drafter.heads
         self.layers = heads.config.layers
-        self._width, self._target, self._roots = drafter.width, target, roots
+        self._width, self._head, self._device, self._roots = drafter.width, head, device, roots
         horizons = heads.config.horizons
         first = horizons.index(2)
         # Levels of a tree follow one another: a head behind a gap has none to hang on.
@@ -67,9 +73,9 @@ class HeadsSession:
     def propose(self, nodes: int, depths: Sequence[int]) -> TokenTree:
         levels = min(len(self._ranks), max(depths))
         if nodes <= 1 or levels == 0:
-            return roots_alone(self._roots, self._target.device)
+            return roots_alone(self._roots, self._device)
         hidden = self._states.hidden()[:, self._ranks[:levels]]  # [batch, levels, hidden]
-        top = select_branches(self._target.logits(hidden).flatten(0, 1), top_p=1.0, top_k=self._width)
+        top = select_branches(self._head(hidden).flatten(0, 1), top_p=1.0, top_k=self._width)
         tokens, log_probs = (x.view(len(self._roots), levels, -1) for x in (top.tokens, top.log_probs))
         limits = torch.tensor(depths, device=tokens.device)[:, None, None]
         beyond = torch.arange(levels, device=tokens.device)[:, None] >= limits

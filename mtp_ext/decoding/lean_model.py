@@ -1,7 +1,7 @@
 """A forward pass of the Llama family with little around its products: a `Target` that reads the weights of a Hugging
 Face model and leaves the model as it is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
@@ -97,6 +97,11 @@ class LeanModel:
         model = copy(self)
         model._kept = layers
         return model
+
+    def draft_head(self) -> Callable[[Tensor], Tensor]:
+        model = copy(self)
+        model.head = self.head.rounded()
+        return model.logits
 
     @property
     def linears(self) -> list[Linear]:

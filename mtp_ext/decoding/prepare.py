@@ -1,6 +1,6 @@
 """`prepare`: a Hugging Face model made ready for decoding, without a change to what it says."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
@@ -83,8 +83,8 @@ class PreparedModel:
         prepared._running = self._target.keeping(layers)
         return prepared
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self._target.logits(hidden)
+    def draft_head(self) -> Callable[[Tensor], Tensor]:
+        return self._target.draft_head()
 
 
 def prepare(model: PreTrainedModel, *, storage: str = "auto", arithmetic: str = "float32") -> PreparedModel:

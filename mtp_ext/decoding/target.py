@@ -5,7 +5,7 @@ keeps the chosen rows.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import Any, Protocol, cast
@@ -107,8 +107,9 @@ class ReadableTarget(Target, Protocol):
         """The same target, whose passes keep `layer_outputs` of these layers, ascending and counted from 1; the last
         layer's are after the final norm."""
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """float32 [..., vocab] of hidden states [..., hidden] after the final norm."""
+    def draft_head(self) -> Callable[[Tensor], Tensor]:
+        """An LM head for drafts: float32 [..., vocab] of hidden states [..., hidden] after the final norm. What drafts
+        cost counts more than their last digits, so its weights may be rounded to bfloat16."""
 
 
 def readable(op: str, target: Target) -> ReadableTarget:
@@ -255,12 +256,16 @@ class TransformersTarget:
         target._kept = layers
         return target
 
-    @torch.no_grad()
-    def logits(self, hidden: Tensor) -> Tensor:
+    def draft_head(self) -> Callable[[Tensor], Tensor]:
         head: Any = self.model.get_output_embeddings()
-        logits: Tensor = head(hidden.to(self.dtype)).float()
         softcap = getattr(self.model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
-        return logits if softcap is None else (logits / softcap).tanh() * softcap
+
+        @torch.no_grad()
+        def logits_of(hidden: Tensor) -> Tensor:
+            logits: Tensor = head(hidden.to(self.dtype)).float()
+            return logits if softcap is None else (logits / softcap).tanh() * softcap
+
+        return logits_of
 
     def _options(self) -> dict[str, Any]:
         return {"output_hidden_states": True} if self._kept else {}
