@@ -16,7 +16,7 @@ namespace {
 // What the lanes of one warp touched in one execution of an instruction.
 struct Request {
   uint32_t bytes = 0;
-  std::vector<uint64_t> addresses;
+  std::map<uint32_t, uint64_t> addresses;  // by lane: lanes arrive in any order
 };
 struct Counts {
   const char* kernel = nullptr;
@@ -35,7 +35,7 @@ uint64_t distinct(std::vector<uint64_t> numbers) {
 
 uint64_t sectors(const Request& request) {
   std::vector<uint64_t> touched;
-  for (uint64_t address : request.addresses) {
+  for (const auto& [lane, address] : request.addresses) {
     for (uint64_t at = address / 32; at <= (address + request.bytes - 1) / 32; ++at) touched.push_back(at);
   }
   return distinct(touched);
@@ -43,13 +43,13 @@ uint64_t sectors(const Request& request) {
 
 // 32 banks of 4 bytes. Wide accesses are served in parts: half a warp for 8 bytes a lane, a quarter for 16.
 uint64_t wavefronts(const Request& request) {
-  const size_t lanes_at_once = request.bytes <= 4 ? 32 : 128 / request.bytes;
+  const uint32_t lanes_at_once = request.bytes <= 4 ? 32 : 128 / request.bytes;
   uint64_t all = 0;
-  for (size_t first = 0; first < request.addresses.size(); first += lanes_at_once) {
+  for (uint32_t first = 0; first < 32; first += lanes_at_once) {
     std::vector<uint64_t> banks[32];
-    const size_t end = std::min(first + lanes_at_once, request.addresses.size());
-    for (size_t lane = first; lane < end; ++lane) {
-      const uint64_t address = request.addresses[lane];
+    const auto end = request.addresses.lower_bound(first + lanes_at_once);
+    for (auto lane = request.addresses.lower_bound(first); lane != end; ++lane) {
+      const uint64_t address = lane->second;
       for (uint64_t word = address / 4; word <= (address + request.bytes - 1) / 4; ++word)
         banks[word % 32].push_back(word);
     }
@@ -64,7 +64,9 @@ void close(Counts& count, const Request& request) {
   ++count.requests;
   count.transactions += count.shared ? wavefronts(request) : sectors(request);
   const uint64_t unit = count.shared ? 128 : 32;
-  const uint64_t needed = distinct(request.addresses) * request.bytes;
+  std::vector<uint64_t> addresses;
+  for (const auto& [lane, address] : request.addresses) addresses.push_back(address);
+  const uint64_t needed = distinct(addresses) * request.bytes;
   count.ideal += (needed + unit - 1) / unit;
 }
 
@@ -74,7 +76,7 @@ void record(const Site& site, uint64_t address, uint32_t bytes, bool shared) {
   count.bytes = bytes;
   Request& request = count.open[{here.warp(), count.times[here.index]++}];
   request.bytes = bytes;
-  request.addresses.push_back(address);
+  request.addresses[here.lane()] = address;
 }
 
 std::string quoted(const std::string& text) {
