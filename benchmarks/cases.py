@@ -52,6 +52,8 @@ LINEAR_SHAPES = (
 # branches x hidden x vocabulary: SmolLM2 (135M) twice, Llama 3 8B, Pythia 410M and a Gemma of 262,144 tokens
 HIDDEN_SHAPES = ((8, 576, 49152), (64, 576, 49152), (64, 640, 262144), (850, 1024, 50304), (270, 4096, 128256))
 HEAD_SHAPES = ((1, 576, 49152), (16, 576, 49152))
+# heads x layers x rows x hidden: SmolLM2-135M over a training batch of 4 x 256 tokens
+MIX_SHAPES = ((1, 29, 1024, 576), (4, 29, 1024, 576))
 DTYPES = ("float32", "bfloat16")
 THREADS = (1, 2)
 

@@ -1,5 +1,8 @@
 """The ops as a user would write them in PyTorch: what ours compete with, and what torch.compile is given."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -38,3 +41,9 @@ def select_branches(logits: Tensor, top_p: float, max_branches: int) -> tuple[Te
     kept = (probs.cumsum(-1) - probs < top_p)[:, :max_branches]
     log_probs = probs[:, :max_branches].log().masked_fill(~kept, float("-inf"))
     return tokens[:, :max_branches].masked_fill(~kept, -1), log_probs, kept.sum(-1)
+
+
+def mix_layers(layers: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """[heads, rows, hidden] from layers [rows, hidden] and weights [heads, layers]."""
+    stacked = torch.stack(list(layers))
+    return torch.einsum("hl,lrd->hrd", weights.to(stacked.dtype), stacked)

@@ -15,6 +15,7 @@ from cases import (
     HIDDEN_SHAPES,
     LINEAR_SHAPES,
     LOGIT_SHAPES,
+    MIX_SHAPES,
     SIBLING_SHAPES,
     TREE_SHAPES,
     VERIFY_SHAPES,
@@ -259,6 +260,50 @@ def skinny_linear_topk(case: Case) -> Job:
     )
 
 
+def _mixing(case: Case) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Layers [rows, hidden], weights [heads, layers] and a gradient of the mixtures."""
+    heads, layers, rows, hidden = case.shape
+    states = [torch.randn(rows, hidden, dtype=case.torch_dtype) for _ in range(layers)]
+    return states, torch.randn(heads, layers).softmax(-1), torch.randn(heads, rows, hidden, dtype=case.torch_dtype)
+
+
+def mix_layers(case: Case) -> Job:
+    states, weights, _ = _mixing(case)
+    return Job(
+        op="mix_layers",
+        inputs=(*states, weights),
+        exponentials=0,
+        ours=lambda: mtp_ext.mix_layers(states, weights),
+        eager=lambda: eager.mix_layers(states, weights),
+        summary=_first,
+        operations=2 * weights.shape[0] * len(states) * states[0].numel(),
+    )
+
+
+def mix_layers_training(case: Case) -> Job:
+    """Forward and backward: the gradients of the weights and of all layers."""
+    with torch.inference_mode(False):
+        states, weights, grad = _mixing(case)
+        leaves = [x.requires_grad_() for x in (weights, *states)]
+
+    def train(mix: Callable[..., Tensor]) -> Call:
+        def step() -> tuple[Tensor, ...]:
+            with torch.inference_mode(False), torch.enable_grad():
+                return torch.autograd.grad(mix(leaves[1:], leaves[0]), leaves, grad)
+
+        return step
+
+    return Job(
+        op="mix_layers, training",
+        inputs=(*states, weights, grad),
+        exponentials=0,
+        ours=train(mtp_ext.mix_layers),
+        eager=train(eager.mix_layers),
+        summary=lambda gradients: gradients[1],  # that of the weights is a sum over all rows, in eager's bfloat16
+        operations=6 * weights.shape[0] * len(states) * states[0].numel(),
+    )
+
+
 @dataclass(frozen=True)
 class Op:
     """An op and what it is measured at.
@@ -288,6 +333,8 @@ JOBS: dict[str, Op] = {
     "commit_": Op(commit_, COMMIT_SHAPES, (1, 1, 1, 1, 1, 16), (4, 1, 1, 300, 8, 128)),
     "tree_attention": Op(tree_attention, TREE_SHAPES, (1, 1, 1, 1, 1, 16), (1, 300, 64, 32, 8, 128)),
     "tree_attention of siblings": Op(sibling_attention, SIBLING_SHAPES, (1, 1, 2, 1, 1, 16), (1, 300, 64, 9, 3, 64)),
+    "mix_layers": Op(mix_layers, MIX_SHAPES, (1, 2, 1, 16), (1, 2, 300, 576)),
+    "mix_layers, training": Op(mix_layers_training, MIX_SHAPES, (1, 2, 1, 16), (1, 2, 300, 576)),
     "skinny_linear": Op(skinny_linear, LINEAR_SHAPES),
     "skinny_linear_topk": Op(skinny_linear_topk, HEAD_SHAPES),
 }
