@@ -67,7 +67,8 @@ def compile_objects(nvcc: Path, sources: list[str]) -> list[str]:
     ]
     lines = [
         "rule nvcc",
-        f"  command = mkdir -p $keep && {nvcc} {' '.join(FLAGS + architectures)} "
+        # Emptied first: nvcc names what it keeps after the targets when there are several, and old files would stay.
+        f"  command = rm -rf $keep && mkdir -p $keep && {nvcc} {' '.join(FLAGS + architectures)} "
         "--keep --keep-dir $keep -MD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
