@@ -3,8 +3,8 @@
 //
 // The job, for a request of n nodes with `group` query heads a KV head, on a prefix of p rows: read
 // kv_heads * (p + n) * (head_dim + value_dim) numbers of the cache once, and multiply and add
-// n * heads * (p + visible nodes) * (head_dim + value_dim) times. For a few nodes the cache's bytes are the floor; at
-// n * group rows, each byte of a 16-bit cache is met by that many multiplications.
+// n * heads * (p + visible nodes) * (head_dim + value_dim) times: n * group times for each number of the cache. For a
+// few nodes the cache's bytes are the floor.
 //
 // What it does: reads the cache once for each kTileRows rows (once in all up to 64 rows, then from L2), writes
 // the states of a part and reads them in the merge, 4 * state_rows * value_dim bytes beside the
@@ -12,8 +12,9 @@
 // keys. Two stages of keys and values in shared memory: while one is multiplied, the next is under way.
 //
 // Shared memory: at most 96 KiB, so that a block fits every architecture from sm_80 on; 40 KiB at dims up to 64 and 80
-// KiB at 128 in 16 bits, of which an A100 or H100 holds four and two blocks. Registers: below 256 for 128 threads, two
-// blocks of them fill the file. One warp has 16 rows; warps without rows load and wait.
+// KiB at 128 in 16 bits. Registers: at most 168 for dims up to 64, 255 beyond. Intended: three blocks of 128 threads an
+// SM at dims up to 64, two at 128 where it has more than 100 KiB, one elsewhere. One warp has 16 rows; warps without
+// rows load and wait.
 #pragma once
 
 #include "attention_products.cuh"
@@ -29,7 +30,7 @@ inline constexpr int kAttentionThreads = kAttentionWarps * kWarp;
 template <typename scalar_t, int kDim>
 struct AttentionTiles {
   using Tile = SharedTile<scalar_t, kDim>;
-  // The most that leaves all tiles within 96 KiB.
+  // A power of two that leaves all tiles within 96 KiB; float32 products of more than 32 would take too many registers.
   static constexpr int kKeys = Tile::kRowBytes == 1024 ? 8 : Tile::kRowBytes == 512 || sizeof(scalar_t) == 4 ? 32 : 64;
   static constexpr int kQueryBytes = kTileRows * Tile::kRowBytes;
   static constexpr int kStageBytes = kKeys * Tile::kRowBytes;
