@@ -58,10 +58,11 @@ CPU_SOURCES = [
     "csrc/cpu/token_masses_kernel.cpp",
     "csrc/cpu/tree_attention_binding.cpp",
     "csrc/cpu/tree_attention_kernel.cpp",
-    "csrc/cpu/verify_checks.cpp",
     "csrc/cpu/verify_greedy_binding.cpp",
     "csrc/cpu/verify_sampling_binding.cpp",
     "csrc/cpu/verify_sampling_kernel.cpp",
+    "csrc/cpu/verify_values.cpp",
+    "csrc/verify_checks.cpp",
 ]
 CUDA_SOURCES = [
     "csrc/cache_checks.cpp",
@@ -75,6 +76,10 @@ CUDA_SOURCES = [
     "csrc/cuda/merge_states_binding.cpp",
     "csrc/cuda/mix_branches_binding.cpp",
     "csrc/cuda/tree_attention_binding.cpp",
+    "csrc/cuda/select_branches_binding.cpp",
+    "csrc/cuda/verify_greedy_binding.cpp",
+    "csrc/cuda/verify_sampling_binding.cpp",
+    "csrc/verify_checks.cpp",
 ]
 CUDA_KERNELS = [
     "csrc/cuda/append_launch.cu",
@@ -86,6 +91,9 @@ CUDA_KERNELS = [
     "csrc/cuda/mixture_launch.cu",
     "csrc/cuda/mixture_topk_launch.cu",
     "csrc/cuda/tree_attention_launch.cu",
+    "csrc/cuda/select_branches_launch.cu",
+    "csrc/cuda/verify_greedy_launch.cu",
+    "csrc/cuda/verify_sampling_launch.cu",
 ]
 HOST_SOURCES = [
     "csrc/host/best_first.cpp",

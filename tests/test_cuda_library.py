@@ -21,7 +21,10 @@ OPS = [
     "marginalize_topk",
     "merge_states",
     "mix_branches",
+    "select_branches",
     "tree_attention",
+    "verify_greedy",
+    "verify_sampling",
 ]
 
 

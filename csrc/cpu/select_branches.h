@@ -7,15 +7,10 @@
 
 #include <cstdint>
 
+#include "../nucleus_limits.h"
 #include "normalizer.h"
 
 namespace mtp_ext {
-
-struct NucleusLimits {
-  double top_p;   // in (0, 1]; 1 keeps every token of non-zero probability
-  int64_t width;  // at most so many tokens
-  float scale;    // octaves in a logit: log2(e) / temperature
-};
 
 struct Nucleus {
   int64_t count;       // of the tokens kept

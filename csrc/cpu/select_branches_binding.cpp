@@ -1,7 +1,7 @@
-#include <cmath>
 #include <tuple>
 
 #include "../dispatch.h"
+#include "../select_checks.h"
 #include "parallel.h"
 #include "select_branches.h"
 
@@ -9,31 +9,13 @@ namespace mtp_ext {
 namespace {
 
 constexpr const char* kOp = "select_branches";
-constexpr int64_t kMostBranches = 1 << 20;
-
-NucleusLimits check_limits(int64_t vocab, double top_p, const std::optional<int64_t>& top_k, double temperature,
-                           int64_t max_branches) {
-  if (!(0 < top_p && top_p <= 1)) refuse(kOp, "top_p must be in (0, 1], got ", top_p);
-  if (top_k) check_range(kOp, "top_k", *top_k, 1, vocab);
-  if (!(0 < temperature && std::isfinite(temperature))) {
-    refuse(kOp, "temperature must be a positive number, got ", temperature);
-  }
-  if (temperature < 1e-30 || temperature > 1e30) {
-    refuse(kOp, "temperature must be from 1e-30 to 1e+30, got ", temperature);
-  }
-  check_range(kOp, "max_branches", max_branches, 1, kMostBranches);
-  return {top_p, top_k.value_or(max_branches), static_cast<float>(1 / (temperature * kLn2))};
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> select_branches_cpu(const Tensor& logits, double top_p,
                                                                const std::optional<int64_t> top_k, double temperature,
                                                                int64_t max_branches) {
-  check_tensor(kOp, "logits", logits, {{"rows"}, {"vocab"}},
-               {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half}, logits);
+  const NucleusLimits limits = check_select_branches(logits, top_p, top_k, temperature, max_branches);
   const int64_t rows = logits.size(0);
   const int64_t vocab = logits.size(1);
   const int64_t stride = logits.stride(0);
-  const NucleusLimits limits = check_limits(vocab, top_p, top_k, temperature, max_branches);
   const Tensor tokens = new_empty(logits, {rows, limits.width}, kInt64);
   const Tensor log_probs = new_empty(logits, {rows, limits.width}, kFloat32);
   const Tensor counts = new_empty(logits, {rows}, kInt64);

@@ -2,7 +2,7 @@
 // accepted nodes are read, each once.
 #include "../dispatch.h"
 #include "argmax.h"
-#include "verify_checks.h"
+#include "verify_values.h"
 
 namespace mtp_ext {
 namespace {
@@ -10,18 +10,14 @@ namespace {
 constexpr const char* kOp = "verify_greedy";
 
 Accepted verify_greedy_cpu(const Tensor& tokens, const Tensor& parents, const Tensor& target) {
-  check_tree(kOp, tokens, parents);
-  const int64_t batch = tokens.size(0);
-  const int64_t nodes = tokens.size(1);
+  check_verify_greedy(tokens, parents, target);
+  check_parents(kOp, tokens, parents);
   if (target.scalar_type() == kInt64) {
-    check_tensor(kOp, "target", target, {{"batch", batch}, {"nodes", nodes}}, {kInt64}, tokens);
     const int64_t* best = target.const_data_ptr<int64_t>();
     return verify_requests(tokens, parents, [&](int64_t b, const DraftTree& tree, const ParallelFor&) {
       return follow_best(tree, [&](int64_t node) { return std::max(best[b * target.stride(0) + node], int64_t{-1}); });
     });
   }
-  check_tensor(kOp, "target", target, {{"batch", batch}, {"nodes", nodes}, {"vocab"}},
-               {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half}, tokens);
   const int64_t vocab = target.size(2);
   check_tokens(kOp, tokens, parents, vocab);
   std::optional<Accepted> accepted;

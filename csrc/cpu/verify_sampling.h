@@ -5,12 +5,11 @@
 //   typical                            p > min(epsilon, delta * exp(-entropy of p))         (arXiv 2401.10774)
 #pragma once
 
+#include "../sampling_method.h"
 #include "draft_tree.h"
 #include "target_row.h"
 
 namespace mtp_ext {
-
-enum class SamplingMethod { kTargetOnly, kWithoutReplacement, kTraversal, kTypical };
 
 template <typename scalar_t>
 struct SamplingRequest {

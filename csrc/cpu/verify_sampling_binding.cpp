@@ -3,8 +3,8 @@
 
 #include "../dispatch.h"
 #include "argmax.h"
-#include "verify_checks.h"
 #include "verify_sampling.h"
+#include "verify_values.h"
 
 namespace mtp_ext {
 namespace {
@@ -12,19 +12,9 @@ namespace {
 constexpr const char* kOp = "verify_sampling";
 constexpr float kRounding = 1e-3f;  // nats by which a log-probability may be above 0
 
-SamplingMethod check_method(const std::string& method) {
-  if (method == "target_only") return SamplingMethod::kTargetOnly;
-  if (method == "without_replacement") return SamplingMethod::kWithoutReplacement;
-  if (method == "traversal") return SamplingMethod::kTraversal;
-  if (method == "typical") return SamplingMethod::kTypical;
-  refuse(kOp, "method must be target_only, without_replacement, traversal or typical, got '", method, "'");
-}
-
 void check_uniforms(const Tensor& uniforms, const Tensor& tokens) {
-  const int64_t batch = tokens.size(0);
   const int64_t width = tokens.size(1) + 1;
-  check_tensor(kOp, "uniforms", uniforms, {{"batch", batch}, {"nodes + 1", width}}, {kFloat32}, tokens);
-  for (int64_t b = 0; b < batch; ++b) {
+  for (int64_t b = 0; b < tokens.size(0); ++b) {
     const float* row = uniforms.const_data_ptr<float>() + b * uniforms.stride(0);
     for (int64_t i = 0; i < width; ++i) {
       if (!(row[i] >= 0 && row[i] < 1)) {
@@ -34,14 +24,11 @@ void check_uniforms(const Tensor& uniforms, const Tensor& tokens) {
   }
 }
 
-void check_drafts(const Tensor& tokens, const Tensor& parents, const Tensor& draft_log_probs, const Tensor& draft_rows,
-                  int64_t vocab) {
-  const int64_t batch = tokens.size(0);
+void check_drafts(const Tensor& tokens, const Tensor& parents, const Tensor& draft_log_probs,
+                  const Tensor& draft_rows) {
   const int64_t nodes = tokens.size(1);
-  check_tensor(kOp, "draft_log_probs", draft_log_probs, {{"q_rows"}, {"vocab", vocab}}, {kFloat32}, tokens);
-  check_tensor(kOp, "draft_rows", draft_rows, {{"batch", batch}, {"nodes", nodes}}, {kInt64}, tokens);
   const int64_t q_rows = draft_log_probs.size(0);
-  for (int64_t b = 0; b < batch; ++b) {
+  for (int64_t b = 0; b < tokens.size(0); ++b) {
     const int64_t* ids = tokens.const_data_ptr<int64_t>() + b * tokens.stride(0);
     const int64_t* links = parents.const_data_ptr<int64_t>() + b * parents.stride(0);
     const int64_t* rows = draft_rows.const_data_ptr<int64_t>() + b * draft_rows.stride(0);
@@ -66,20 +53,14 @@ void check_drafts(const Tensor& tokens, const Tensor& parents, const Tensor& dra
 
 // A setting of each request; fits(value) is whether it may be that.
 template <typename value_t, typename Fits>
-const value_t* check_setting(const char* name, const std::optional<Tensor>& values, ScalarType dtype,
-                             const char* expected, const Tensor& tokens, const Fits& fits) {
+const value_t* check_setting(const char* name, const std::optional<Tensor>& values, const char* expected,
+                             const Fits& fits) {
   if (!values) return nullptr;
-  const int64_t batch = tokens.size(0);
-  check_tensor(kOp, name, *values, {{"batch", batch}}, {dtype}, tokens);
   const value_t* data = values->const_data_ptr<value_t>();
-  for (int64_t b = 0; b < batch; ++b) {
+  for (int64_t b = 0; b < values->size(0); ++b) {
     if (!fits(data[b])) refuse(kOp, name, " must be ", expected, ", got ", name, "[", b, "]=", data[b]);
   }
   return data;
-}
-
-void check_share(const char* name, double value) {
-  if (!(value >= 0 && value <= 1)) refuse(kOp, name, " must be in [0, 1], got ", value);
 }
 
 Accepted verify_sampling_cpu(const Tensor& tokens, const Tensor& parents, const Tensor& target_logits,
@@ -88,33 +69,20 @@ Accepted verify_sampling_cpu(const Tensor& tokens, const Tensor& parents, const 
                              const Tensor& temperature, const std::optional<Tensor>& top_k,
                              const std::optional<Tensor>& top_p, const std::optional<Tensor>& min_p, double epsilon,
                              double delta) {
-  check_tree(kOp, tokens, parents);
-  check_tensor(kOp, "target_logits", target_logits, {{"batch", tokens.size(0)}, {"nodes", tokens.size(1)}, {"vocab"}},
-               {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half}, tokens);
+  const SamplingMethod method =
+      check_verify_sampling({tokens, parents, target_logits, uniforms, method_name, draft_log_probs, draft_rows,
+                             temperature, top_k, top_p, min_p, epsilon, delta});
+  const bool sampled = is_sampled(method);
   const int64_t vocab = target_logits.size(2);
+  check_parents(kOp, tokens, parents);
   check_tokens(kOp, tokens, parents, vocab);
   check_uniforms(uniforms, tokens);
-  const SamplingMethod method = check_method(method_name);
-  const bool sampled = method == SamplingMethod::kWithoutReplacement || method == SamplingMethod::kTraversal;
-  if (sampled) {
-    if (!draft_log_probs || !draft_rows) {
-      refuse(kOp, "method ", method_name, " must have draft_log_probs and draft_rows, got None");
-    }
-    check_drafts(tokens, parents, *draft_log_probs, *draft_rows, vocab);
-  } else if (draft_log_probs || draft_rows) {
-    refuse(kOp, "method ", method_name, " takes no draft_log_probs or draft_rows, got a Tensor");
-  }
-  const float* temperatures =
-      check_setting<float>("temperature", temperature, kFloat32, "0 or from 1e-30 to 1e+30", tokens,
-                           [](float x) { return x == 0 || (x >= 1e-30f && x <= 1e30f); });
-  const int64_t* top_ks =
-      check_setting<int64_t>("top_k", top_k, kInt64, "at least 1", tokens, [](int64_t x) { return x >= 1; });
-  const float* top_ps =
-      check_setting<float>("top_p", top_p, kFloat32, "in (0, 1]", tokens, [](float x) { return x > 0 && x <= 1; });
-  const float* min_ps =
-      check_setting<float>("min_p", min_p, kFloat32, "in [0, 1]", tokens, [](float x) { return x >= 0 && x <= 1; });
-  check_share("epsilon", epsilon);
-  check_share("delta", delta);
+  if (sampled) check_drafts(tokens, parents, *draft_log_probs, *draft_rows);
+  const float* temperatures = check_setting<float>("temperature", temperature, "0 or from 1e-30 to 1e+30",
+                                                   [](float x) { return x == 0 || (x >= 1e-30f && x <= 1e30f); });
+  const int64_t* top_ks = check_setting<int64_t>("top_k", top_k, "at least 1", [](int64_t x) { return x >= 1; });
+  const float* top_ps = check_setting<float>("top_p", top_p, "in (0, 1]", [](float x) { return x > 0 && x <= 1; });
+  const float* min_ps = check_setting<float>("min_p", min_p, "in [0, 1]", [](float x) { return x >= 0 && x <= 1; });
 
   std::optional<Accepted> accepted;
   dispatch_logits(kOp, target_logits, [&](const auto* data) {

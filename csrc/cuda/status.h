@@ -17,6 +17,15 @@ enum class Fault : uint32_t {
   kPath,
   kAncestors,
   kStart,
+  kParent,
+  kToken,
+  kUniform,
+  kTemperature,
+  kTopK,
+  kTopP,
+  kMinP,
+  kDraftRow,
+  kDraftLogProb,
 };
 
 // Argument and expectation; a # stands for the place where the first bad value was seen.
@@ -36,6 +45,25 @@ inline const char* fault_sentence(Fault fault) {
       return "ancestors must have no bits beyond the nodes, row # (counted over all requests) has some";
     case Fault::kStart:
       return "starts must be at least 0, starts[#] is not";
+    case Fault::kParent:
+      return "parents must be -1 for node 0, -2 for padding at the end and an earlier node elsewhere, parents[#] is "
+             "not";
+    case Fault::kToken:
+      return "tokens must be from 0 to the vocabulary's last token, tokens[#] is not";
+    case Fault::kUniform:
+      return "uniforms must be in [0, 1), uniforms[#] is not";
+    case Fault::kTemperature:
+      return "temperature must be 0 or from 1e-30 to 1e+30, temperature[#] is not";
+    case Fault::kTopK:
+      return "top_k must be at least 1, top_k[#] is not";
+    case Fault::kTopP:
+      return "top_p must be in (0, 1], top_p[#] is not";
+    case Fault::kMinP:
+      return "min_p must be in [0, 1], min_p[#] is not";
+    case Fault::kDraftRow:
+      return "draft_rows must be rows of draft_log_probs and the same for siblings, draft_rows[#] is not";
+    case Fault::kDraftLogProb:
+      return "draft_log_probs must not be above 0, that of the token of node # is";
     default:
       return "an unknown fault at #";
   }

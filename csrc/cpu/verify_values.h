@@ -1,23 +1,19 @@
-// What the bindings of verification share; mtp_ext/ops/verify_checks.py says the same sentences.
+// What the bindings of verification share on a CPU: the values that only tensors know, and the loop over the requests.
+// mtp_ext/ops/verify_checks.py says the same sentences.
 #pragma once
 
-#include <tuple>
-
-#include "../checks.h"
+#include "../verify_checks.h"
 #include "draft_tree.h"
 #include "parallel.h"
 #include "parallel_for.h"
 
 namespace mtp_ext {
 
-// tokens, parents int64 [batch, nodes]: parents come before their children, padding at the end.
-void check_tree(const char* op, const Tensor& tokens, const Tensor& parents);
+// Parents come before their children, padding at the end. tokens, parents int64 [batch, nodes].
+void check_parents(const char* op, const Tensor& tokens, const Tensor& parents);
 
 // The tokens of all nodes but the padding are in the vocabulary.
 void check_tokens(const char* op, const Tensor& tokens, const Tensor& parents, int64_t vocab);
-
-// nodes [batch, nodes], lengths [batch] and next_tokens [batch].
-using Accepted = std::tuple<Tensor, Tensor, Tensor>;
 
 // Calls verify(request, tree, parallel) -> Verdict for every request. Several share the threads; one has them all.
 template <typename Verify>

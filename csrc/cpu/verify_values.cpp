@@ -1,15 +1,11 @@
-#include "verify_checks.h"
+#include "verify_values.h"
 
 namespace mtp_ext {
 
-void check_tree(const char* op, const Tensor& tokens, const Tensor& parents) {
-  check_tensor(op, "tokens", tokens, {{"batch"}, {"nodes"}}, {kInt64}, tokens);
-  const int64_t batch = tokens.size(0);
-  const int64_t nodes = tokens.size(1);
-  check_tensor(op, "parents", parents, {{"batch", batch}, {"nodes", nodes}}, {kInt64}, tokens);
-  for (int64_t b = 0; b < batch; ++b) {
+void check_parents(const char* op, const Tensor& tokens, const Tensor& parents) {
+  for (int64_t b = 0; b < tokens.size(0); ++b) {
     const int64_t* row = parents.const_data_ptr<int64_t>() + b * parents.stride(0);
-    for (int64_t i = 0; i < nodes; ++i) {
+    for (int64_t i = 0; i < tokens.size(1); ++i) {
       const bool earlier = i > 0 && row[i] >= 0 && row[i] < i && row[i - 1] != -2;
       if (earlier || row[i] == -2 || (i == 0 && row[i] == -1)) continue;
       refuse(op, "parents must be -1 for node 0, -2 for padding at the end and an earlier node elsewhere, got parents[",
