@@ -48,7 +48,7 @@ def _steps(arithmetic: str) -> dict[str, Call]:
     model, tokens = _model(arithmetic), torch.randint(_VOCAB, (BATCH, BLOCK))
     heads = MTPHeads.from_model(model, (2,)).float()
     states = torch.randn(BATCH, BLOCK, _HIDDEN, dtype=model.dtype)
-    outputs = LayerOutputs((states,), states)
+    outputs = LayerOutputs((states,), states, tokens)
     blocks = [Block(row) for row in tokens]
     settings = Settings(horizons=(2,), batch=BATCH, block=BLOCK, epochs=1_000_000, arithmetic=arithmetic)
     training = Training(settings, model, heads, blocks, lambda batch: outputs, Processes(model.device))

@@ -61,6 +61,31 @@ def test_mlp_heads_start_with_the_next_token() -> None:
 
 
 @torch.no_grad()
+def test_sequential_heads_follow_each_other_and_the_text() -> None:
+    """Each reads what the one before it gives, and the token before the one it predicts."""
+    model = head_model()
+    ids, _ = prompts()
+    fresh = MTPHeads.from_model(model, [2, 3], kind="sequential")
+    states = fresh.layer_outputs(model, ids)
+    for out in fresh(states):
+        assert_same_bits(out, states.last_hidden)
+    heads = trained_heads(model, [2, 3], "sequential", "last")
+    second, third = heads(states)
+    for place in (0, 7):
+        hidden = heads.follow(0, states.last_hidden[:, place], ids[:, place + 1])
+        assert_within_budget(hidden, second[:, place], second[:, place].double())
+        hidden = heads.follow(1, hidden, ids[:, place + 2])
+        assert_within_budget(hidden, third[:, place], third[:, place].double())
+    changed = ids.clone()
+    changed[:, 8] = (changed[:, 8] + 1) % 256
+    other = heads(LayerOutputs(states.layers, states.last_hidden, changed))
+    assert [(a != b).any(-1)[0].nonzero().flatten().tolist() for a, b in zip((second, third), other, strict=True)] == [
+        [7],
+        [6, 7],
+    ]
+
+
+@torch.no_grad()
 def test_the_seed_decides() -> None:
     model = head_model()
     torch.manual_seed(5)
@@ -108,11 +133,14 @@ def test_caches_continue_a_text(family: str) -> None:
     states = heads.layer_outputs(model, prompts()[0])
     exact = trained_heads(model, [1, 2], "transformer", "last").double().bind(head_model(family).double())
     whole = heads(states)
-    oracle = exact(LayerOutputs(tuple(layer.double() for layer in states.layers), states.last_hidden.double()))
+    oracle = exact(
+        LayerOutputs(tuple(layer.double() for layer in states.layers), states.last_hidden.double(), states.input_ids)
+    )
     caches, parts = heads.new_caches(), []
     for begin, end in ((0, 11), (11, 12), (12, 20)):
         part = tuple(layer[:, begin:end] for layer in states.layers)
-        parts.append(heads(LayerOutputs(part, states.last_hidden[:, begin:end]), caches=caches))
+        some = LayerOutputs(part, states.last_hidden[:, begin:end], states.input_ids[:, begin:end])
+        parts.append(heads(some, caches=caches))
     for i, (expected, precise) in enumerate(zip(whole, oracle, strict=True)):
         assert_within_budget(torch.cat([part[i] for part in parts], 1), expected, precise, scale=0.0)
 
@@ -165,11 +193,19 @@ def test_refusals() -> None:
     ascending = "MTPHeads: horizons must be different whole numbers from 1, ascending, got "
     for horizons in ([], [0], [2, 2], [3, 2], [2.0]):
         assert refusal(model, horizons) == ascending + str(horizons)
-    assert refusal(model, [2], kind="linear") == "MTPHeads: kind must be 'transformer' or 'mlp', got 'linear'"
+    assert refusal(model, [2], kind="linear") == (
+        "MTPHeads: kind must be 'transformer', 'mlp' or 'sequential', got 'linear'"
+    )
+    assert refusal(model, [2, 4], kind="sequential") == (
+        "MTPHeads: horizons of sequential heads must be 2, 3, ..., got [2, 4]"
+    )
+    assert refusal(model, [2], kind="sequential", hidden_states="weighted") == (
+        "MTPHeads: hidden_states of sequential heads must be 'last', got 'weighted'"
+    )
     assert refusal(model, [2], hidden_states="all") == (
         "MTPHeads: hidden_states must be 'last' or 'weighted', got 'all'"
     )
     assert refusal(model, [2], width=8) == (
-        "MTPHeads: width is for kind 'mlp', a transformer head has the sizes of the final layer"
+        "MTPHeads: width is for kinds 'mlp' and 'sequential', a transformer head has the sizes of the final layer"
     )
     assert refusal(model, [2], kind="mlp", width=0) == "MTPHeads: width must be from 1 to 1048576, got 0"

@@ -35,6 +35,44 @@ def test_the_text_is_that_of_plain_decoding(target: Target, kind: str, hidden_st
             assert drafted.statistics.drafted > 100
 
 
+@pytest.mark.parametrize("left", [True, False])
+def test_sequential_heads_write_the_text_of_plain_decoding(target: Target, left: bool) -> None:
+    ids, mask = prompts(left=left)
+    drafter = HeadsDrafter(trained_heads(head_model(), [2, 3, 4], "sequential", "last"))
+    plain = generate(target, ids, attention_mask=mask, max_new_tokens=NEW)
+    for budget in (9, None):
+        drafted = generate(target, ids, drafter, attention_mask=mask, max_new_tokens=NEW, budget=budget)
+        for text, expected in zip(drafted.sequences, plain.sequences, strict=True):
+            assert torch.equal(text, expected)
+
+
+@torch.no_grad()
+def test_sequential_heads_draft_what_they_say_along_each_path() -> None:
+    """Every node's log-probability is the sum of what the heads give along its path, given the tokens above it."""
+    model = head_model()
+    heads = trained_heads(model, [2, 3, 4], "sequential", "last")
+    ids = prompts()[0][:1]
+    target = TransformersTarget(model)
+    session = HeadsDrafter(heads, width=3).start(target, ids.tolist(), NEW)
+    states = heads.layer_outputs(model, ids)
+    session.read([states.last_hidden], [[ids.shape[1] - 1]])
+    session.observe([[7]])
+    tree = session.propose(8, [3])
+    tokens, parents, log_probs = (x[0].tolist() for x in (tree.tokens, tree.parents, tree.log_probs))
+    assert tokens[0] == 7
+    assert int(tree.depths.max()) >= 2
+    assert log_probs == sorted(log_probs, reverse=True)
+    hidden = {-1: states.last_hidden[0, -1]}
+    level = {-1: -1}
+    for node, (token, parent) in enumerate(zip(tokens, parents, strict=True)):
+        level[node] = level[parent] + 1
+        if parent >= 0:
+            said = (hidden[parent] @ heads.unembedding.T).log_softmax(-1)
+            assert abs(log_probs[node] - log_probs[parent] - said[token].item()) < 1e-3
+        if level[node] < 3:
+            hidden[node] = heads.follow(level[node], hidden[parent], torch.tensor(token))
+
+
 @torch.no_grad()
 def expected_tree(heads: MTPHeads, unembedding: Tensor, text: list[int], nodes: int, depth: int) -> TokenTree:
     """What the heads say of a text, whose last token is the root, after one pass of the model over all of it."""

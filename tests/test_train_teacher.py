@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from mtp_ext.heads import MTPHeads
 from mtp_ext.heads.training.data import collate
+from mtp_ext.heads.training.next_tokens import next_token_targets
+from mtp_ext.heads.training.states import LiveStates
 from mtp_ext.heads.training.teacher import Teacher, teach
 from tests.training_cases import VOCAB, random_blocks, tiny_model
 
@@ -43,6 +46,23 @@ def test_third_token_is_the_sum_over_the_best_pairs(marginals):
         after = [_log_probs(model, [*seen, int(i) // VOCAB, int(i) % VOCAB]) for i in best.indices]
         expected = (best.values.log_softmax(0)[:, None] + torch.stack(after)).logsumexp(0)
     torch.testing.assert_close(_dense(third)[2], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sequential_heads_are_taught_what_the_model_says_after_the_tokens_in_between():
+    model, blocks = tiny_model(), random_blocks(3)
+    states = LiveStates(MTPHeads.from_model(model, [2, 3], kind="sequential"), model)
+    taught = next_token_targets(states, blocks, model, furthest=3, k=VOCAB)
+    batch = collate(blocks, [2, 0])
+    with torch.no_grad():
+        for horizon in (2, 3):
+            tokens, probs = taught(batch, horizon)
+            rows = iter(range(len(tokens)))
+            for place, positions in zip((2, 0), batch.positions(horizon), strict=True):
+                for t in positions.nonzero().flatten().tolist():
+                    expected = _log_probs(model, blocks[place].tokens[: t + horizon].tolist())
+                    row = next(rows)
+                    torch.testing.assert_close(probs[row].log(), expected[tokens[row]], rtol=1e-4, atol=1e-4)
+            assert next(rows, None) is None
 
 
 def test_targets_of_a_batch_are_those_of_its_blocks_and_are_kept(tmp_path):

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from mtp_ext.branches import select_branches
-from mtp_ext.decoding.drafters import roots_alone
+from mtp_ext.decoding.drafters import ReadingSession, roots_alone
+from mtp_ext.decoding.sequential_drafts import SequentialSession
 from mtp_ext.decoding.target import Target, readable
 from mtp_ext.heads import MTPHeads
 from mtp_ext.ops.checks import check_range
@@ -19,7 +20,8 @@ Head = Callable[[Tensor], Tensor]  # float32 logits [..., vocab] of hidden state
 class HeadsDrafter:
     """Trees from the distributions of MTP heads: level d holds what the head of horizon d + 1 finds most probable.
 
-    A draft costs the heads and one product with the unembedding, which they share with the model.
+    A draft costs the heads and one product with the unembedding, which they share with the model; of sequential heads,
+    whose levels are conditioned on the tokens above them, a product for each level.
 
     Args:
         heads: of the model that they draft for; the first one's horizon must be 1 or 2.
@@ -39,7 +41,7 @@ class HeadsDrafter:
         self._target: Target | None = None  # the last one, and its LM head for drafts
         self._head: Head
 
-    def start(self, target: Target, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> "HeadsSession":
+    def start(self, target: Target, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> ReadingSession:
         """As `Drafter.start`.
 
         Raises:
@@ -53,7 +55,10 @@ class HeadsDrafter:
             )
         if self._target is not target:
             self._head, self._target = readable("HeadsDrafter", target).draft_head(), target
-        return HeadsSession(self, self._head, target.device, [prompt[-1] for prompt in prompts])
+        roots = [prompt[-1] for prompt in prompts]
+        if self.heads.config.kind == "sequential":
+            return SequentialSession(self.heads, self._head, target.device, self.width, roots)
+        return HeadsSession(self, self._head, target.device, roots)
 
 
 class HeadsSession:
@@ -61,7 +66,7 @@ class HeadsSession:
 
     def __init__(self, drafter: HeadsDrafter, head: Head, device: torch.device, roots: list[int]) -> None:
         heads = drafter.heads
-        self.layers = heads.config.layers
+        self.layers: Sequence[int] = heads.config.layers
         self._width, self._head, self._device, self._roots = drafter.width, head, device, roots
         horizons = heads.config.horizons
         first = horizons.index(2)

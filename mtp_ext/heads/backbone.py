@@ -28,10 +28,12 @@ class LayerOutputs:
     Attributes:
         layers: of the layers that the heads read, in order; the last layer's is `last_hidden`.
         last_hidden: what the LM head reads, after the final norm.
+        input_ids: int64 [batch, tokens]: the text, which sequential heads read too.
     """
 
     layers: tuple[Tensor, ...]
     last_hidden: Tensor
+    input_ids: Tensor
 
 
 class Backbone:
@@ -83,7 +85,7 @@ class Backbone:
             output = self.model.base_model(input_ids, attention_mask=attention_mask, use_cache=False)
         if len(self.layers) in layers:
             outputs.append(output.last_hidden_state)
-        return LayerOutputs(tuple(outputs), output.last_hidden_state)
+        return LayerOutputs(tuple(outputs), output.last_hidden_state, input_ids)
 
     def rotation(self, hidden: Tensor, position_ids: Tensor) -> Any:
         """What the final layer is given of positions, int64 [batch, tokens]."""

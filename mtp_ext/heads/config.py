@@ -5,7 +5,7 @@ from typing import Any
 
 from mtp_ext.ops.checks import check_range
 
-KINDS = ("transformer", "mlp")
+KINDS = ("transformer", "mlp", "sequential")
 HIDDEN_STATES = ("last", "weighted")
 _LARGEST_WIDTH = 1 << 20
 
@@ -35,9 +35,9 @@ class HeadsConfig:
 
     Attributes:
         horizons: ascending; the head of horizon n predicts x[t+n] given x[..t]. 1 is the model's own next token.
-        kind: "transformer" or "mlp".
+        kind: one of `KINDS`.
         hidden_states: "last" or "weighted".
-        width: of an mlp head's hidden layer; None for transformer heads.
+        width: of the hidden layer of an mlp or sequential head; None for transformer heads.
         base: the model.
         temperature: of the weights of weighted hidden states, T in softmax(w / T).
 
@@ -59,18 +59,26 @@ class HeadsConfig:
                 f"MTPHeads: horizons must be different whole numbers from 1, ascending, got {list(self.horizons)}"
             )
         if self.kind not in KINDS:
-            raise ValueError(f"MTPHeads: kind must be 'transformer' or 'mlp', got {self.kind!r}")
+            raise ValueError(f"MTPHeads: kind must be 'transformer', 'mlp' or 'sequential', got {self.kind!r}")
         if self.hidden_states not in HIDDEN_STATES:
             raise ValueError(f"MTPHeads: hidden_states must be 'last' or 'weighted', got {self.hidden_states!r}")
-
+        if self.kind == "sequential":
+            self._check_sequence()
         if self.width is not None:
             check_range("MTPHeads", "width", self.width, 1, _LARGEST_WIDTH)
+
+    def _check_sequence(self) -> None:
+        """Each sequential head reads the one before it, the first the model's last hidden state."""
+        if self.horizons != tuple(range(2, 2 + len(self.horizons))):
+            raise ValueError(f"MTPHeads: horizons of sequential heads must be 2, 3, ..., got {list(self.horizons)}")
+        if self.hidden_states != "last":
+            raise ValueError(f"MTPHeads: hidden_states of sequential heads must be 'last', got {self.hidden_states!r}")
 
     @property
     def layers(self) -> range:
         """The layers of the model, counted from 1, whose outputs the heads read.
 
-        Weighted heads read layers 1 to L-1, transformer heads layer L-1, and mlp heads layer L, after the final norm.
+        Weighted heads read layers 1 to L-1, transformer heads layer L-1, and the others layer L, after the final norm.
         """
         last = self.base.layers
         if self.hidden_states == "weighted":

@@ -12,6 +12,7 @@ from mtp_ext.heads import storage
 from mtp_ext.heads.backbone import Backbone, LayerOutputs
 from mtp_ext.heads.config import HeadsConfig
 from mtp_ext.heads.mlp_head import MLPHead
+from mtp_ext.heads.sequential_head import SequentialHead
 from mtp_ext.heads.transformer_head import copy_final_layer
 from mtp_ext.mix_layers import mix_layers
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _FIRST_WEIGHT = 0.1  # of weighted hidden states
+_WIDTHS = {"mlp": 1, "sequential": 2}  # by kind, in hidden sizes
 
 
 class MTPHeads(nn.Module):
@@ -27,6 +29,8 @@ class MTPHeads(nn.Module):
     A `transformer` head is a decoder layer like the model's own final one, reading the layer before it, and followed
     by the model's final norm: the model's depth stays as it is, and the head attends to earlier tokens. An `mlp` head
     is a residual block on the last hidden state (after the final norm, as the LM head reads it): cheap to draft with.
+    A `sequential` head is one that follows the head before it and also reads the token before the one it predicts,
+    which is known by the time it drafts.
 
     With `hidden_states="weighted"` a head reads softmax(w / T) . Z instead, a mixture of the outputs of layers 1 to
     L-1 by weights of its own, T = 0.1, which start as 0.1; an mlp head reads it through the model's final norm.
@@ -41,7 +45,7 @@ class MTPHeads(nn.Module):
     Attributes:
         config: what they are, and of which model.
 
-    Source: arXiv 2502.09419.
+    Source: arXiv 2502.09419; sequential heads: arXiv 2402.05109.
     """
 
     config: HeadsConfig
@@ -59,7 +63,8 @@ class MTPHeads(nn.Module):
         if config.width is None:
             heads = [copy_final_layer(backbone, index, initialise=index >= copies) for index in range(count)]
         else:
-            heads = [MLPHead(hidden, config.width, device=like.device, dtype=like.dtype) for _ in range(count)]
+            block = MLPHead if config.kind == "mlp" else SequentialHead
+            heads = [block(hidden, config.width, device=like.device, dtype=like.dtype) for _ in range(count)]
         self.heads = nn.ModuleList(heads)
         if config.hidden_states == "weighted":
             weights = like.new_full((count, len(config.layers)), _FIRST_WEIGHT, dtype=torch.float32)
@@ -82,9 +87,9 @@ class MTPHeads(nn.Module):
             model: a causal transformers model whose layers are called as Llama's are.
             horizons: how many tokens ahead each head predicts: 2 is the token after the next one.
             kind: "transformer" (the first one starts as the model's own final layer, the others with random weights
-                of the model's own initialiser), or "mlp" (each starts by predicting the next token).
+                of the model's own initialiser), "mlp" or "sequential" (each starts by predicting the next token).
             hidden_states: "last" or "weighted".
-            width: of an mlp head's hidden layer; default: the model's hidden size.
+            width: of the hidden layer of an mlp or sequential head; default: the model's hidden size, and twice that.
             seed: of the random weights.
 
         Raises:
@@ -93,9 +98,12 @@ class MTPHeads(nn.Module):
         """
         backbone = Backbone(model)
         if kind == "transformer" and width is not None:
-            raise ValueError("MTPHeads: width is for kind 'mlp', a transformer head has the sizes of the final layer")
-        if kind == "mlp" and width is None:
-            width = backbone.unembedding.shape[1]
+            raise ValueError(
+                "MTPHeads: width is for kinds 'mlp' and 'sequential', "
+                "a transformer head has the sizes of the final layer"
+            )
+        if kind in _WIDTHS and width is None:
+            width = _WIDTHS[kind] * backbone.unembedding.shape[1]
         config = HeadsConfig(tuple(horizons), kind, hidden_states, width, backbone.describe())
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -141,12 +149,14 @@ class MTPHeads(nn.Module):
         Args:
             states: from `layer_outputs`.
             position_ids: int64 [batch, tokens]; default: those that follow the tokens in `caches`.
-            attention_mask: [batch, tokens in caches and states], 0 for padding; mlp heads need none.
+            attention_mask: [batch, tokens in caches and states], 0 for padding; only transformer heads need it.
             caches: from `new_caches`; states are then of the tokens behind those it holds.
 
         Returns:
-            Of each head [batch, tokens, hidden].
+            Of each head [batch, tokens, hidden]; of a sequential one, those of a text's last n - 1 tokens mean nothing.
         """
+        if self.config.kind == "sequential":
+            return self._along(states.last_hidden, states.input_ids)
         return self.from_layers(states.layers, position_ids=position_ids, attention_mask=attention_mask, caches=caches)
 
     def from_layers(
@@ -197,6 +207,28 @@ class MTPHeads(nn.Module):
             heads = cls(backbone, config, copies=len(config.horizons))
         storage.fill(Path(folder), heads, weights)
         return heads.eval()
+
+    def follow(self, level: int, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """What sequential head `level`, counted from 0, says after one more token: the hidden state for x[t+2+level].
+
+        Args:
+            hidden: [..., hidden]: the model's last hidden state at t for level 0, else that of the level before.
+            tokens: int64 [...]: x[t+1+level].
+
+        Returns:
+            [..., hidden]: logits are `follow(...) @ unembedding.T`.
+        """
+        out: Tensor = self.heads[level](hidden, self.unembedding[tokens])
+        return out
+
+    def _along(self, hidden: Tensor, tokens: Tensor) -> list[Tensor]:
+        """Of each sequential head, at all places of texts."""
+        outputs = []
+        for level in range(len(self.heads)):
+            tokens = nn.functional.pad(tokens[:, 1:], (0, 1))
+            hidden = self.follow(level, hidden, tokens)
+            outputs.append(hidden)
+        return outputs
 
     @property
     def _backbone(self) -> Backbone:

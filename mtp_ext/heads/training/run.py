@@ -12,6 +12,7 @@ from mtp_ext.heads.training import memory
 from mtp_ext.heads.training.data import Block
 from mtp_ext.heads.training.log import draw, write_log
 from mtp_ext.heads.training.loop import Targets, Training, observed
+from mtp_ext.heads.training.next_tokens import next_token_targets
 from mtp_ext.heads.training.processes import Processes
 from mtp_ext.heads.training.recipes import add_adapters
 from mtp_ext.heads.training.settings import Settings
@@ -89,18 +90,19 @@ def train(
     facts: dict[str, Any] = {"model": heads.config.base.fingerprint, "text": identify(text.training)}
     if start is not None:
         facts["start"] = str(start)
-    targets = _targets(settings, model, heads, text.training, output, facts, progress)
     trained: Any = model
     if recipe.joint:
         torch.manual_seed(settings.seed)
         trained = add_adapters(model)
     states_of = _states(heads, trained, output, "none" if recipe.joint else cache, free, progress)
+    states = states_of("training", text.training)
+    targets = _targets(settings, model, heads, text.training, states, output, facts, progress)
     training = Training(
         settings,
         trained,
         heads,
         text.training,
-        states_of("training", text.training),
+        states,
         processes,
         targets=targets,
         facts=facts,
@@ -172,6 +174,7 @@ def _targets(
     model: "PreTrainedModel",
     heads: MTPHeads,
     blocks: Sequence[Block],
+    states: States,
     output: Path,
     facts: dict[str, Any],
     progress: Progress,
@@ -181,9 +184,13 @@ def _targets(
     furthest = max(heads.config.horizons)
     if furthest < 2:
         raise ValueError(f"train: recipe distill needs a horizon from 2 on, got {list(heads.config.horizons)}")
+    tokens = sum(len(block.tokens) for block in blocks)
+    if heads.config.kind == "sequential":
+        advance = progress.phase("Next tokens of the model", tokens, "token")
+        return next_token_targets(states, blocks, model, furthest=furthest, k=settings.soft_targets, progress=advance)
     teacher = Teacher(model, paths=settings.paths, k=settings.soft_targets)
     identity = identity_of(**facts, paths=settings.paths, k=settings.soft_targets, furthest=furthest)
-    advance = progress.phase("Marginals of the model", sum(len(block.tokens) for block in blocks), "token")
+    advance = progress.phase("Marginals of the model", tokens, "token")
     return teach(teacher, blocks, furthest, model.device, output / "marginals.safetensors", identity, advance)
 
 

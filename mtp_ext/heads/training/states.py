@@ -51,7 +51,7 @@ class CachedStates:
 
     def __call__(self, batch: Batch) -> LayerOutputs:
         *layers, last = (self._batch(layer, batch) for layer in self._layers)
-        return LayerOutputs(tuple(layers), last)
+        return LayerOutputs(tuple(layers), last, batch.input_ids)
 
     def _batch(self, layer: Tensor, batch: Batch) -> Tensor:
         states = layer.new_zeros(*batch.input_ids.shape, layer.shape[1])
