@@ -135,8 +135,8 @@ void check_write(const Region& region, const Cell& cell, uintptr_t address, cons
 
 // The coarsest granule, as a power of two, into whose grid the access fits.
 int granule_of(const Region& region, uintptr_t address, uint32_t bytes) {
-  const int fits = __builtin_ctzll((address - region.begin) | bytes | 16);
-  return fits;
+  constexpr uint64_t kCoarsest = 16;
+  return __builtin_ctzll((address - region.begin) | bytes | kCoarsest);
 }
 
 template <typename Visit>
