@@ -16,6 +16,7 @@ OPS = [
     "append_",
     "branch_normalizers",
     "commit_",
+    "joint_topk",
     "marginalize",
     "marginalize_targets",
     "marginalize_topk",
