@@ -91,6 +91,8 @@ demo: setup
 	$(BIN)/mtp-ext study marginalization --positions 4 --output runs/demo
 	$(BIN)/mtp-ext generate --chat "Explain what this Python file does, then print it again:" \
 	  --file mtp_ext/study/marginalization/settings.py --max-new-tokens 200 --compare
+	$(BIN)/mtp-ext generate --drafter heads --chat "Write a Python function that reads a CSV file." \
+	  --max-new-tokens 120 --compare
 
 test: lint pytest test-reference test-cuda wheel
 
