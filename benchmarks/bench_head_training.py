@@ -2,7 +2,6 @@
 written with plain PyTorch modules and a full [tokens, vocab] cross entropy. Both in one process, in turns; products in
 bfloat16 by autocast, or in float32."""
 
-import ctypes
 import multiprocessing
 import statistics
 from copy import deepcopy
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peak_memory import _status_bytes
+from process_memory import peak_growth
 from pytest_benchmark.fixture import BenchmarkFixture
 from round_robin import Call
 from torch import nn
@@ -86,12 +85,7 @@ def _peak_bytes(variant: str, arithmetic: str) -> int:
     torch.set_num_threads(1)
     step = _steps(arithmetic)[variant]
     step()
-    ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # VmHWM starts anew from here
-    before = _status_bytes("VmRSS")
-    step()
-    return _status_bytes("VmHWM") - before
+    return peak_growth(step)[0]
 
 
 @pytest.mark.benchmark(group="speed")

@@ -3,19 +3,15 @@
     python peak_memory.py OP [--smallest]
 
 One JSON object a line: op, shape, dtype, threads, and the peak in bytes of ours and of eager PyTorch. Each
-call runs in a fresh fork, after a small one that loads the code, and is read off the operating system's own
-record of the process's largest resident set (VmHWM in /proc, Linux 4.0 or newer), exact to about 0.25 MiB.
+call runs in a fresh fork, after a small one that loads the code.
 """
 
 import argparse
-import ctypes
 import json
 import multiprocessing
 import os
-import re
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 # glibc keeps what is freed, and a call that reuses it would seem to need nothing: give it back at once.
@@ -26,22 +22,13 @@ if os.environ.get("MALLOC_MMAP_THRESHOLD_") is None:
 import torch
 from cases import Case, cases
 from jobs import JOBS
+from process_memory import peak_growth
 from round_robin import Call
-
-
-def _status_bytes(field: str) -> int:
-    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None, f"no {field} in /proc/self/status"
-    return int(found[1]) * 1024
 
 
 def _peak_bytes(call: Call) -> int:
     """What the process grew by at most during `call`, without what the result still holds."""
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew from here
-    before = _status_bytes("VmRSS")
-    result = call()
-    peak = _status_bytes("VmHWM") - before
+    peak, result = peak_growth(call)
     outputs = [result] if isinstance(result, torch.Tensor) else result
     return peak - sum(tensor.nbytes for tensor in outputs)
 

@@ -201,7 +201,7 @@ def test_refusals(device: str) -> None:
         ).sum().backward()
 
 
-@pytest.mark.parametrize("library", built_libraries())
+@pytest.mark.parametrize("library", built_libraries("cpu"))
 def test_each_instruction_set(library: Library) -> None:
     assert_laws_hold(
         library, *[f"test_mix_layers.py::{test}" for test in ("test_equals_the_oracle", "test_a_real_size")]

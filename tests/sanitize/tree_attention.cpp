@@ -46,7 +46,8 @@ class Request {
     a_.head_dim = sizes.head_dim;
     a_.value_dim = sizes.value_dim;
     a_.words = ceil_div(sizes.nodes, 64);
-    a_.page_size = page_size;
+    a_.pages.pages = pages;
+    a_.pages.page_size = page_size;
     a_.query_stride = {0, a_.heads * a_.head_dim, a_.head_dim};
     a_.ancestors_stride = {0, a_.words, 0};
     a_.key_stride = {page_size * a_.kv_heads * a_.head_dim, a_.kv_heads * a_.head_dim, a_.head_dim};
@@ -66,8 +67,8 @@ class Request {
     if (sizes.page_size) {  // in the opposite order
       page_table_ = exactly<int64_t>(pages);
       for (int64_t i = 0; i < pages; ++i) page_table_[i] = pages - 1 - i;
-      a_.page_table = page_table_.get();
-      a_.page_table_stride = pages;
+      a_.pages.page_table = page_table_.get();
+      a_.pages.page_table_stride = a_.pages.columns = pages;
     }
     if (options.sinks) {
       sinks_ = exactly<float>(a_.heads);
@@ -156,7 +157,7 @@ class Request {
     double total = 0;
     for (int64_t row = 0; row < rows_; ++row) {
       if (!sees(node, row)) continue;
-      const int64_t place = a_.page(0, row) * a_.page_size + a_.row(row);
+      const int64_t place = a_.pages.page(0, row) * a_.pages.page_size + a_.pages.place(row);
       const int64_t kv = place * a_.kv_heads + head / a_.group();
       double score = 0;
       for (int64_t d = 0; d < a_.head_dim; ++d) {
