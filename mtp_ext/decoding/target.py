@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mtp_ext.integrations.cache_argument import cache_argument
 from mtp_ext.integrations.prefix import serves_trees
 from mtp_ext.integrations.tree_attention import NAME
 from mtp_ext.integrations.tree_cache import TreeCache
@@ -152,9 +153,11 @@ def check_model(op: str, model: Any) -> None:
             "interface, over all tokens or a sliding window, with heads of 16 to 256 numbers, "
             f"got {type(model).__name__}"
         )
-    for argument in ("position_ids", "past_key_values", "logits_to_keep"):
+    for argument in ("position_ids", "logits_to_keep"):
         if argument not in inspect.signature(model.forward).parameters:
             raise ValueError(f"{op}: model must take {argument}, got {type(model).__name__}, which does not")
+    if cache_argument(type(model).forward) is None:
+        raise ValueError(f"{op}: model must take a cache, got {type(model).__name__}, which does not")
 
 
 def check_prompts(op: str, chain: Chain, cache: KVCache, max_positions: int) -> None:

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from mtp_ext.heads.config import BaseModel
+from mtp_ext.integrations.cache_argument import cache_argument, cache_option
 
 _NORMS = ("norm", "final_layer_norm")
 _ARGUMENTS = ("hidden_states", "attention_mask", "position_ids", "position_embeddings")
-_CACHES = ("past_key_values", "layer_past")
 _SAMPLES = 64  # numbers of each weight in the fingerprint
 
 
@@ -100,15 +100,13 @@ class Backbone:
             config=self.config,
             inputs_embeds=hidden,
             attention_mask=attention_mask,
-            past_key_values=cache,
             position_ids=position_ids,
+            **cache_option(create, cache),
         )
 
     def cache_options(self, cache: Any) -> dict[str, Any]:
         """The keyword arguments by which a layer takes a cache."""
-        known = inspect.signature(self.layers[-1].forward).parameters
-        name = next(name for name in _CACHES if name in known)
-        return {name: cache, "use_cache": cache is not None}
+        return cache_option(type(self.layers[-1]).forward, cache) | {"use_cache": cache is not None}
 
     def describe(self) -> BaseModel:
         """The model, as heads remember it."""
@@ -149,7 +147,7 @@ def _unwrap(model: Any) -> PreTrainedModel:
 def _is_usual(layer: nn.Module) -> bool:
     """Whether a decoder layer is called as Llama's are."""
     known = inspect.signature(layer.forward).parameters
-    return any(name in known for name in _CACHES) and all(name in known for name in _ARGUMENTS)
+    return cache_argument(type(layer).forward) is not None and all(name in known for name in _ARGUMENTS)
 
 
 @contextmanager

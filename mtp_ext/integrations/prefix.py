@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import ModelOutput
 
+from mtp_ext.integrations.cache_argument import cache_option
 from mtp_ext.integrations.model_head import ModelHead, watch_head
 from mtp_ext.integrations.tree_cache import TreeCache, other_layer
 from mtp_ext.integrations.tree_model import chain_forward, sibling_forward, tree_attention_in
@@ -92,7 +93,8 @@ class MaskPrefix:
     @torch.no_grad()
     def extend(self, input_ids: Tensor) -> Tensor:
         with watch_head(self.model) as watch:
-            output = self.model(input_ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+            options = cache_option(type(self.model).forward, self.cache)
+            output = self.model(input_ids, use_cache=True, logits_to_keep=1, **options)
         logits: Tensor = output.logits
         self.head = watch.head(logits)
         return logits[:, 0]
@@ -122,8 +124,8 @@ class MaskPrefix:
             tokens[None],
             attention_mask=mask[None, None],
             position_ids=torch.full_like(tokens[None], length),
-            past_key_values=prefix,
             use_cache=True,
+            **cache_option(type(model).forward, prefix),
         )
 
 

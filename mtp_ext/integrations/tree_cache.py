@@ -16,7 +16,7 @@ from mtp_ext.kv_cache import KVCache
 class TreeCache(Cache):  # type: ignore[misc]  # transformers is not looked into
     """The cache of a model with `attn_implementation="mtp_tree"`.
 
-    `chain_forward` and `tree_forward` write it, with a length for each request. `model(..., past_key_values=cache)`
+    `chain_forward` and `tree_forward` write it, with a length for each request. `model(..., cache=cache)`
     and `model.generate` can use it too, as any cache; then the model is told of padding, and the cache is not, so
     that afterwards it takes no more trees.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from mtp_ext.integrations.cache_argument import cache_option
 from mtp_ext.integrations.tree_attention import (
     NAME,
     PASS_ARGUMENT,
@@ -183,9 +184,9 @@ def _forward(
     tree_pass: TreePass,
     options: dict[str, Any],
 ) -> ModelOutput:
-    options = {**options, PASS_ARGUMENT: tree_pass}
+    options = {**options, **cache_option(type(model).forward, cache), PASS_ARGUMENT: tree_pass}
     with cache.running(tree_pass):
-        output: ModelOutput = model(tokens, position_ids=position_ids, past_key_values=cache, use_cache=True, **options)
+        output: ModelOutput = model(tokens, position_ids=position_ids, use_cache=True, **options)
     if tree_pass.layers < len(cache.kv.keys):
         raise ValueError(
             f"{op}: model must hand keyword arguments on to the attention of each layer, got {type(model).__name__}, "
