@@ -92,18 +92,21 @@ __device__ inline void add_slice(const LaneColumns<scalar_t>& columns, const Mix
   }
 }
 
-// One column in log space, by one thread: two passes over the branches, no underflow.
+// One column in log space, by one thread: two passes over the branches, no underflow. Rare, so its loops stay rolled and
+// the registers are left to the common path.
 template <typename scalar_t>
 __device__ inline float mix_in_log_space(const LaneColumns<scalar_t>& columns, const MixtureTerm* terms,
                                          const MixtureRow& row, int column) {
   const auto nats = [&](int64_t b) { return nats_of(to_float(columns.of(terms[b])[column]), terms[b]); };
   float largest = -kInfinity;
+#pragma unroll 1
   for (int64_t b = 0; b < row.count; ++b) largest = fmaxf(largest, nats(b));
   if (largest == -kInfinity) return -kInfinity;
   float total = 0;
   for (int64_t first = 0; first < row.count; first += kMixGroup * kMixSlices) {
     const int64_t last = min(first + kMixGroup * kMixSlices, row.count);
     float level = 0;
+#pragma unroll 1
     for (int64_t b = first; b < last; ++b) level += expf(nats(b) - largest);
     total += level;
   }
@@ -178,15 +181,21 @@ __global__ void __launch_bounds__(kMixWarps* kWarp) mix_kernel(const MixParams<s
   if (row.state == RowState::kOrdinary) sum_terms<scalar_t, kSliced>(columns, terms, row.count, total);
   if (kSliced && warp > 0) return;
   float* out = params.out + row_number * params.vocab + column;
+  unsigned small = 0;  // columns, as bits
 #pragma unroll
   for (int i = 0; i < kVector<scalar_t>; ++i) {
-    float result = row.state == RowState::kEmpty ? -kInfinity : kNaN;
-    if (row.state == RowState::kOrdinary && i < columns.count) {
-      result = total[i] < kSmallestSum ? mix_in_log_space(columns, terms, row, i) : row.base + logf(total[i]);
+    if (row.state == RowState::kOrdinary) {
+      if (total[i] < kSmallestSum && i < columns.count) small |= 1u << i;
+      total[i] = row.base + logf(total[i]);
+    } else {
+      total[i] = row.state == RowState::kEmpty ? -kInfinity : kNaN;
     }
-    total[i] = result;
   }
   store_floats<kVector<scalar_t>>(out, columns.count, total);
+  for (; small; small &= small - 1) {
+    const int i = __ffs(small) - 1;
+    out[i] = mix_in_log_space(columns, terms, row, i);
+  }
 }
 
 }  // namespace mtp_ext::cuda
