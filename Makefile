@@ -16,8 +16,8 @@ FORMATTED := $(shell find csrc benchmarks tests $(C_FILES))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint format pytest test-reference test-cuda test-instruction-sets test-exhaustive \
-  wheel bench bench-decode clean FORCE
+.PHONY: help setup demo test test-all lint format pytest test-reference test-cuda cuda-budget \
+  test-instruction-sets test-exhaustive wheel bench bench-decode clean FORCE
 
 help:
 	@echo 'mtp_ext: fast kernels for multi-token prediction in PyTorch. The first command takes minutes: it'
@@ -27,6 +27,7 @@ help:
 	@echo '  make test      lint, all tests, all tests again without kernels, and a wheel in a clean environment'
 	@echo '  make test-all  the same, on every CPU instruction set this machine has, and the large grids of real prompts'
 	@echo '  make test-cuda CUDA kernels alone: their PTX, executed on the CPU (needs nvcc, no GPU)'
+	@echo '  make cuda-budget  write anew what each CUDA kernel may use: registers, shared memory, instructions'
 	@echo '  make bench     ours against eager PyTorch and torch.compile: table, JSON and plots in runs/bench/'
 	@echo '  make bench-decode  ours against transformers on prompts of five kinds: table, JSON and plot'
 	@echo '  make wheel     build dist/*.whl, install it into a clean environment and try it'
@@ -120,6 +121,10 @@ test-exhaustive: setup
 # Executes the PTX of every CUDA kernel on the CPU; says so where there is no nvcc.
 test-cuda: setup
 	$(BIN)/python -m tests.ptx_on_cpu
+
+# `make test` holds the kernels' machine code to this file.
+cuda-budget: setup
+	$(BIN)/python -m tests.cuda_budget
 
 test-instruction-sets: setup
 	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python $(PYTEST)

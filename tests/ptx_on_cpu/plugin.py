@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ..cuda_budget.budget import launches_beyond, read_budget
 from .build import ARCHITECTURES, build
 from .control import Control
 
@@ -81,6 +82,7 @@ def read_cases() -> dict[str, list[str]]:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     control = item.config.stash[_CONTROL]
     control.take_faults()
+    control.take_log()
     try:
         result = yield
     except BaseException:
@@ -89,6 +91,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         raise
     if faults := control.take_faults():
         pytest.fail(f"the runner reports:\n{faults}", pytrace=False)
+    if sentences := set(launches_beyond(read_budget(), control.take_log())):
+        pytest.fail("\n".join(sorted(sentences)), pytrace=False)
     return result
 
 
