@@ -64,6 +64,7 @@ def commit_(
     Raises:
         ValueError, TypeError: a wrong shape, dtype or device; on a CPU also a row or page out of range, or nodes that
             do not ascend from the root.
+        RuntimeError: a tensor of the cache requires a gradient, and gradients are being recorded.
     """
     nodes, lengths, _ = accepted
     new_lengths: Tensor = ops.commit_(list(keys), list(values), prefix_lengths, nodes, lengths, page_table)

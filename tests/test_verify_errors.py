@@ -357,6 +357,16 @@ def test_what_a_refused_commit_leaves() -> None:
     assert torch.equal(keys[0], before)
 
 
+@pytest.mark.parametrize("name", ["keys", "values"])
+def test_a_commit_has_no_gradient(name: str) -> None:
+    changes = {name: [RIGHT["commit_"][name][0].clone().requires_grad_()]}
+    check_public(
+        "commit_", changes, RuntimeError, "has no gradient; call it under torch.no_grad() or detach its inputs"
+    )
+    with torch.no_grad():
+        assert public("commit_", RIGHT["commit_"] | changes).tolist() == [7, 8]
+
+
 # ---- Of all -----------------------------------------------------------------------------------------------
 
 

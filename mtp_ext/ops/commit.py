@@ -9,7 +9,7 @@ from torch import Tensor
 from mtp_ext import reference
 from mtp_ext.ops import checks
 from mtp_ext.ops.cache_checks import check_cache
-from mtp_ext.ops.library import define
+from mtp_ext.ops.library import define, refuse_gradient
 
 _OP = "commit_"
 
@@ -79,3 +79,5 @@ commit_ = define(
     reference=reference.commit_,
     fake=_fake,
 )
+
+commit_ = refuse_gradient("commit_", commit_)

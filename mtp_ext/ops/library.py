@@ -1,6 +1,6 @@
 """The torch library `mtp_ext`, and the one way in which an op is defined in it and called."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -69,11 +69,20 @@ def refuse_gradient(name: str, op: Operator) -> Operator:
     """The op `name`, refusing what requires a gradient: one that works in place has no output to hang a backward on."""
 
     def call(*args: Any) -> Any:
-        if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in args):
+        if torch.is_grad_enabled() and any(x.requires_grad for x in _tensors(args)):
             raise RuntimeError(_no_gradient(name))
         return op(*args)
 
     return call
+
+
+def _tensors(args: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """Those among the arguments, and in lists of them."""
+    for x in args:
+        if isinstance(x, torch.Tensor):
+            yield x
+        elif isinstance(x, list | tuple):
+            yield from _tensors(x)
 
 
 def _no_gradient(name: str) -> str:
