@@ -115,8 +115,8 @@ def skinny_linear_topk(
 ) -> TopOutputs:
     """The k largest outputs of `skinny_linear` in each row, without a [rows, out] result: for the head of a model.
 
-    Ties go to the lower index. An output of -inf has token -1; a row that holds a NaN is NaN with token -1. Values are
-    bit for bit those of `skinny_linear`.
+    Ties go to the lower index. An output of -inf has token -1; a row that holds NaN or +inf is NaN with token -1.
+    Values are bit for bit those of `skinny_linear`.
 
     Args:
         x, packed, bias, arithmetic: as in `skinny_linear`.
@@ -141,7 +141,8 @@ def skinny_linear_argmax(
     """The index of the largest output of `skinny_linear` in each row: `skinny_linear_topk` with k=1.
 
     Returns:
-        int64 [...]; ties go to the lower index; -1 where a row holds a NaN, or nothing but -inf.
+        int64 [...]; ties go to the lower index; -1 where a row holds NaN or +inf, or nothing but -inf, as in
+            `verify_greedy`.
     """
     return skinny_linear_topk(x, packed, bias, k=1, arithmetic=arithmetic).tokens.squeeze(-1)
 

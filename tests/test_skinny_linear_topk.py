@@ -15,7 +15,7 @@ from mtp_ext.testing import assert_same_bits, threads
 def check(x: Tensor, packed: mtp_ext.PackedLinear, bias: Tensor | None, k: int, arithmetic: str = "float32") -> None:
     """Fails unless the results are the top of skinny_linear's own result."""
     result = mtp_ext.skinny_linear(x, packed, bias, arithmetic=arithmetic)
-    broken = result.isnan().any(-1, keepdim=True)
+    broken = (result.isnan() | result.isposinf()).any(-1, keepdim=True)
     values, tokens = top_descending(result, k)
     expected = values.masked_fill(broken, torch.nan), tokens.masked_fill(broken, -1)
     assert_same_bits(mtp_ext.skinny_linear_topk(x, packed, bias, k=k, arithmetic=arithmetic), expected)
@@ -53,7 +53,7 @@ def test_ties_go_to_the_lower_token(device: str) -> None:
 
 @pytest.mark.parametrize("column", [0, 31, 32, 4500, 9000])
 def test_rows_that_are_not_numbers(device: str, column: int) -> None:
-    """NaN wherever it stands spoils its row; -inf is no token; +inf is the largest."""
+    """NaN or +inf wherever it stands spoils its row, as for verify_greedy; -inf is no token."""
     packed = mtp_ext.pack_linear(weights(9001, 8)).to(device)
     x = numbers(6, 8).to(device)
     x[2] = torch.nan
@@ -61,6 +61,9 @@ def test_rows_that_are_not_numbers(device: str, column: int) -> None:
         bias = torch.zeros(9001)
         bias[column] = value
         check(x, packed, bias, 3)
+        tree = mtp_ext.TokenTree(torch.zeros(6, 1, dtype=torch.int64), torch.full((6, 1), -1))
+        accepted = mtp_ext.verify_greedy(tree, mtp_ext.skinny_linear(x, packed, bias).cpu()[:, None])
+        assert mtp_ext.skinny_linear_argmax(x, packed, bias).tolist() == accepted.next_tokens.tolist()
     check(x, packed, torch.full((9001,), -torch.inf), 2)
     assert mtp_ext.skinny_linear_argmax(x, packed, torch.full((9001,), -torch.inf)).tolist() == [-1] * 6
 

@@ -9,13 +9,13 @@ namespace {
 constexpr const char* kOp = "skinny_linear_topk";
 constexpr int64_t kSharePanels = 64;  // panels whose best outputs are collected together
 
-// The best outputs of one row, and whether a NaN was among them.
+// The best outputs of one row, and whether NaN or +inf was among them.
 struct RowTop {
   TopCandidates best;
   bool broken = false;
 
   void add(const float* outputs, int64_t count, int64_t first_token) {
-    for (int64_t i = 0; i < count; ++i) broken |= outputs[i] != outputs[i];
+    for (int64_t i = 0; i < count; ++i) broken |= !(outputs[i] < kInfinity);
     best.add_all(outputs, count, first_token);
   }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from mtp_ext.skinny_linear import PackedLinear, pack_linear, skinny_linear, skinny_linear_topk
+from mtp_ext.skinny_linear import PackedLinear, pack_linear, skinny_linear, skinny_linear_argmax
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,8 @@ class Linear:
         return skinny_linear(x, self.packed, self.bias, arithmetic=self.arithmetic)
 
     def best(self, x: Tensor) -> Tensor:
-        """int64 [...]: the index of the largest output; -1 where that is not a finite number."""
-        top = skinny_linear_topk(x, self.packed, self.bias, k=1, arithmetic=self.arithmetic)
-        return top.tokens.where(top.values.isfinite(), -1).squeeze(-1)
+        """int64 [...]: the index of the largest output, as `skinny_linear_argmax`."""
+        return skinny_linear_argmax(x, self.packed, self.bias, arithmetic=self.arithmetic)
 
     def with_arithmetic(self, arithmetic: str) -> "Linear":
         """The same weights, multiplied in another way."""

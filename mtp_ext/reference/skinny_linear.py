@@ -55,8 +55,8 @@ def skinny_linear_topk(
     k: int,
     bfloat16_arithmetic: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """values and indices [rows, k]; a row that holds a NaN is NaN and -1."""
+    """values and indices [rows, k]; a row that holds NaN or +inf is NaN and -1."""
     result = skinny_linear(x, panels, bias, in_features, out_features, bfloat16_arithmetic)
     values, indices = top_descending(result, k)
-    broken = result.isnan().any(-1, keepdim=True)
+    broken = (result.isnan() | result.isposinf()).any(-1, keepdim=True)
     return values.masked_fill(broken, float("nan")), indices.masked_fill(broken, -1)
