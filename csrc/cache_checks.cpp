@@ -7,15 +7,15 @@ CacheSizes check_cache(const char* op, const Tensor& key, const Tensor& value, i
   const Dimension first = page_table ? Dimension{"pages"} : Dimension{"batch", batch};
   const char* second = page_table ? "page_size" : "capacity";
   check_tensor(op, "key", key, {first, {second}, {"kv_heads"}, {"head_dim"}}, {like.scalar_type()}, like);
-  const int64_t pages = key.size(0);
-  const int64_t rows = key.size(1);
-  check_tensor(op, "value", value, {{first.name, pages}, {second, rows}, {"kv_heads", key.size(2)}, {"value_dim"}},
+  const auto sizes = key.sizes();
+  const int64_t pages = sizes[0], rows = sizes[1], kv_heads = sizes[2];
+  check_tensor(op, "value", value, {{first.name, pages}, {second, rows}, {"kv_heads", kv_heads}, {"value_dim"}},
                {like.scalar_type()}, like);
-  CacheSizes sizes{rows, key.size(2), key.size(3), value.size(3)};
-  if (!page_table) return sizes;
+  CacheSizes cache{rows, kv_heads, sizes[3], value.size(3)};
+  if (!page_table) return cache;
   check_tensor(op, "page_table", *page_table, {{"batch", batch}, {"pages"}}, {kInt64}, like);
-  sizes.capacity = page_table->size(1) * rows;
-  return sizes;
+  cache.capacity = page_table->size(1) * rows;
+  return cache;
 }
 
 void check_lengths(const char* op, const Tensor& prefix_lengths, const std::optional<Tensor>& node_counts,
@@ -32,12 +32,13 @@ CacheRows written_rows(const Tensor& tensor) {
 
 CacheRows read_rows(const Tensor& tensor) {
   const auto bytes = static_cast<int64_t>(tensor.element_size());
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
   return {static_cast<char*>(const_cast<void*>(tensor.const_data_ptr())),
-          tensor.stride(0) * bytes,
-          tensor.stride(1) * bytes,
-          tensor.stride(2) * bytes,
-          tensor.size(2),
-          tensor.size(3) * bytes};
+          strides[0] * bytes,
+          strides[1] * bytes,
+          strides[2] * bytes,
+          sizes[2],
+          sizes[3] * bytes};
 }
 
 CachePages cache_pages(const Tensor& key, const std::optional<Tensor>& page_table) {

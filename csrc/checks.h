@@ -2,6 +2,7 @@
 // same sentences for the reference; tests compare the two word for word.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <sstream>
@@ -68,6 +69,13 @@ inline std::string device_name(const Tensor& tensor) {
   return (tensor.is_cuda() ? "cuda:" : "device:") + std::to_string(tensor.get_device_index());
 }
 
+// Without their names: this is asked of every tensor of every call.
+inline bool same_device(const Tensor& a, const Tensor& b) {
+  if (a.get() == b.get()) return true;
+  if (a.is_cpu()) return b.is_cpu();
+  return a.is_cuda() == b.is_cuda() && !b.is_cpu() && a.get_device_index() == b.get_device_index();
+}
+
 inline std::string describe(const Tensor& tensor) {
   std::ostringstream text;
   text << "[";
@@ -99,20 +107,20 @@ inline std::string describe(std::initializer_list<Dimension> shape, std::initial
 inline void check_tensor(const char* op, const char* argument, const Tensor& tensor,
                          std::initializer_list<Dimension> shape, std::initializer_list<ScalarType> dtypes,
                          const Tensor& like) {
-  bool fits = tensor.dim() == static_cast<int64_t>(shape.size()) && device_name(tensor) == device_name(like);
-  int64_t i = 0;
-  for (const Dimension& dimension : shape) {
-    fits = fits && (dimension.size == kAnySize || tensor.size(i) == dimension.size);
-    ++i;
+  const auto sizes = tensor.sizes();
+  bool fits = sizes.size() == shape.size() && same_device(tensor, like);
+  for (size_t i = 0; fits && i < shape.size(); ++i) {
+    const int64_t expected = shape.begin()[i].size;
+    fits = expected == kAnySize || sizes[i] == expected;
   }
-  bool known = false;
-  for (const ScalarType dtype : dtypes) known = known || tensor.scalar_type() == dtype;
-  if (!fits || !known) {
+  const ScalarType dtype = tensor.scalar_type();
+  if (!fits || std::find(dtypes.begin(), dtypes.end(), dtype) == dtypes.end()) {
     refuse(op, argument, " must be ", describe(shape, dtypes), " on ", device_name(like), ", got ", describe(tensor));
   }
-  const int64_t last = tensor.dim() - 1;
-  if (last >= 0 && tensor.size(last) > 1 && tensor.stride(last) != 1) {
-    refuse(op, argument, " must be contiguous in its last dimension, got stride ", tensor.stride(last),
+  if (sizes.empty() || sizes.back() <= 1) return;
+  const int64_t stride = tensor.strides().back();
+  if (stride != 1) {
+    refuse(op, argument, " must be contiguous in its last dimension, got stride ", stride,
            "; call .contiguous() on it");
   }
 }

@@ -33,7 +33,7 @@ inline Commit check_commit(const std::vector<Tensor>& keys, const std::vector<Te
     }
     const int64_t capacity = check_cache(kOp, key, values[layer], batch, key, page_table).capacity;
     commit.paths.capacity = std::min(commit.paths.capacity, capacity);
-    if (device_name(key) != device_name(nodes)) {
+    if (!same_device(key, nodes)) {
       refuse(kOp, "keys and values must be on ", device_name(nodes), ", got ", device_name(key));
     }
     commit.layers.push_back({written_rows(key), written_rows(values[layer]), cache_pages(key, page_table)});

@@ -9,7 +9,7 @@ namespace mtp_ext {
 namespace {
 
 constexpr const char* kOp = "commit_";
-constexpr int64_t kAhead = 2;  // rows; the one so far ahead is fetched: half as long again without, at 4 KiB a row
+constexpr size_t kAhead = 2;  // moves; the one so far ahead is fetched: half as long again without, at 4 KiB a row
 
 void check_paths(const CommitPaths& paths) {
   for (int64_t b = 0; b < paths.batch; ++b) {
@@ -42,19 +42,32 @@ CacheRows joined_heads(CacheRows rows) {
   return rows;
 }
 
+// One row of one cache.
+struct Move {
+  const CacheRows* rows;
+  char* target;
+  const char* source;
+};
+
 // Rows lie too far apart for the hardware to foresee the next one.
-void prefetch(const CacheRows& rows, const char* target, const char* source) {
+void prefetch(const Move& move) {
+  const CacheRows& rows = *move.rows;
   for (int64_t head = 0; head < rows.heads; ++head) {
     for (int64_t i = 0; i < rows.head_bytes; i += 64) {
-      __builtin_prefetch(source + head * rows.head_stride + i, 0, 3);
-      __builtin_prefetch(target + head * rows.head_stride + i, 1, 3);
+      __builtin_prefetch(move.source + head * rows.head_stride + i, 0, 3);
+      __builtin_prefetch(move.target + head * rows.head_stride + i, 1, 3);
     }
   }
 }
 
-void move(const CacheRows& rows, char* target, const char* source) {
-  for (int64_t head = 0; head < rows.heads; ++head) {
-    std::memmove(target + head * rows.head_stride, source + head * rows.head_stride, rows.head_bytes);
+void run(const std::vector<Move>& moves) {
+  for (size_t i = 0; i < moves.size(); ++i) {
+    if (i + kAhead < moves.size()) prefetch(moves[i + kAhead]);
+    const CacheRows& rows = *moves[i].rows;
+    for (int64_t head = 0; head < rows.heads; ++head) {
+      std::memmove(moves[i].target + head * rows.head_stride, moves[i].source + head * rows.head_stride,
+                   rows.head_bytes);
+    }
   }
 }
 
@@ -72,30 +85,31 @@ Tensor commit_cpu(const std::vector<Tensor>& keys, const std::vector<Tensor>& va
     longest = std::max(longest, paths.lengths[b]);
   }
   std::vector<CacheRows> caches;  // keys and values of each layer
-  int64_t row_numbers = 0;
-  for (size_t layer = 0; layer < keys.size(); ++layer) {
-    for (const Tensor* cache : {&keys[layer], &values[layer]}) {
-      row_numbers = std::max(row_numbers, cache->size(2) * cache->size(3));
+  int64_t row_bytes = 0;
+  for (const CommitLayer& layer : commit.layers) {
+    for (const CacheRows& rows : {layer.key, layer.value}) {
+      row_bytes = std::max(row_bytes, rows.heads * rows.head_bytes);
+      caches.push_back(joined_heads(rows));
     }
-    caches.push_back(joined_heads(commit.layers[layer].key));
-    caches.push_back(joined_heads(commit.layers[layer].value));
   }
-  parallel_items(static_cast<int64_t>(caches.size()) * paths.batch, longest * row_numbers, [&](int64_t i) {
+  const auto add_moves = [&](int64_t i, std::vector<Move>& moves) {
     const CacheRows& rows = caches[i / paths.batch];
     const CachePages& pages = commit.layers[i / paths.batch / 2].pages;
     const int64_t b = i % paths.batch;
-    const int64_t prefix = paths.prefix_lengths[b];
-    const int64_t length = paths.lengths[b];
     const int64_t* path = paths.nodes + b * paths.nodes_stride;
     const auto at = [&](int64_t row) {
       return rows.data + pages.page(b, row) * rows.page_stride + pages.place(row) * rows.row_stride;
     };
-    int64_t first = 1;  // that moves: from there on all do, since nodes ascend
-    while (first < length && path[first] == first) ++first;
-    for (int64_t j = first; j < length; ++j) {
-      if (j + kAhead < length) prefetch(rows, at(prefix + j + kAhead), at(prefix + path[j + kAhead]));
-      move(rows, at(prefix + j), at(prefix + path[j]));
+    for (int64_t j = 0; j < paths.lengths[b]; ++j) {
+      if (path[j] != j)
+        moves.push_back({&rows, at(paths.prefix_lengths[b] + j), at(paths.prefix_lengths[b] + path[j])});
     }
+  };
+  const int64_t items = static_cast<int64_t>(caches.size()) * paths.batch;
+  parallel_ranges(items, longest * row_bytes / static_cast<int64_t>(sizeof(float)), [&](int64_t begin, int64_t end) {
+    std::vector<Move> moves;
+    for (int64_t i = begin; i < end; ++i) add_moves(i, moves);
+    run(moves);
   });
   return new_lengths;
 }
