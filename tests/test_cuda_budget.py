@@ -1,5 +1,6 @@
 """Registers, shared memory, spills, occupancy and instructions of the CUDA kernels, against cuda_budget/budget.toml."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,7 @@ READ_ROWS = (
     "verify_greedy_kernel",
     "verify_sampling_kernel",
 )
+WRITE_ROWS = ("append_kernel", "commit_kernel", "merge_states_kernel", "mix_kernel", "tree_attention_merge")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,16 @@ def test_machine_code_is_within_its_budget(library: object, budget: BudgetFile) 
     assert not wrong, "\n".join([*wrong, "If the change is meant, `make cuda-budget` writes the new numbers."])
 
 
+@pytest.mark.parametrize("library", built_libraries("cuda"))
+def test_no_float_is_added_atomically(library: object) -> None:
+    """Sums would depend on who comes first."""
+    files = list(machine_code.CUBINS.glob("*/*.ptx"))
+    if not files:
+        pytest.skip(f"{machine_code.CUBINS} holds no PTX: the library was built elsewhere")
+    atomic = re.compile(r"\b(atom|red)\.[\w.:]*\.(b?f16|f32|f64)")
+    assert [found[0] for path in files for found in atomic.finditer(path.read_text())] == []
+
+
 def test_every_kernel_has_a_budget_on_every_architecture(budget: BudgetFile) -> None:
     assert [name for name, kernel in budget.kernels.items() if set(kernel.rows) != set(LIMITS)] == []
 
@@ -60,6 +72,12 @@ def test_rows_are_read_by_16_bytes(budget: BudgetFile) -> None:
     assert without == ["verify_greedy_kernel<long>"]
 
 
+def test_rows_are_written_by_16_bytes(budget: BudgetFile) -> None:
+    kernels = {name: kernel for name, kernel in budget.kernels.items() if name.partition("<")[0] in WRITE_ROWS}
+    assert {name.partition("<")[0] for name in kernels} == set(WRITE_ROWS)
+    assert [name for name, kernel in kernels.items() if any(r["stores_16"] == 0 for r in kernel.rows.values())] == []
+
+
 def test_attention_in_16_bits_uses_tensor_cores(budget: BudgetFile) -> None:
     """And nothing else does: float32 is never multiplied as TF32."""
     with_products = {name for name, kernel in budget.kernels.items() if any(r["hmma"] for r in kernel.rows.values())}
@@ -68,8 +86,8 @@ def test_attention_in_16_bits_uses_tensor_cores(budget: BudgetFile) -> None:
     assert all(row["hmma"] > 0 for name in with_products for row in budget.kernels[name].rows.values())
 
 
-CODE = KernelCode(threads=128, registers=40, shared=64, spills=0, loads_16=2, hmma=8)
-ROW = {"registers": 40, "shared": 64, "spills": 0, "blocks": 12, "loads_16": 2, "hmma": 8}
+CODE = KernelCode(threads=128, registers=40, shared=64, spills=0, loads_16=2, stores_16=1, hmma=8)
+ROW = {"registers": 40, "shared": 64, "spills": 0, "blocks": 12, "loads_16": 2, "stores_16": 1, "hmma": 8}
 
 
 def violations_of(code: KernelCode) -> list[str]:
@@ -87,6 +105,7 @@ def test_what_is_within_the_budget_is_not_mentioned() -> None:
     ({"shared": 65}, "shared must be at most 64, found 65"),
     ({"spills": 2}, "spills must be at most 0, found 2"),
     ({"loads_16": 1}, "loads_16 must be at least 2, found 1"),
+    ({"stores_16": 0}, "stores_16 must be at least 1, found 0"),
     ({"hmma": 0}, "hmma must be at least 8, found 0"),
 ])  # fmt: skip
 def test_what_is_outside_is_said(change: dict[str, int], sentence: str) -> None:

@@ -92,8 +92,8 @@ __device__ inline void add_slice(const LaneColumns<scalar_t>& columns, const Mix
   }
 }
 
-// One column in log space, by one thread: two passes over the branches, no underflow. Rare, so its loops stay rolled and
-// the registers are left to the common path.
+// One column in log space, by one thread: two passes over the branches, no underflow. Rare, so its loops stay rolled
+// and the registers are left to the common path.
 template <typename scalar_t>
 __device__ inline float mix_in_log_space(const LaneColumns<scalar_t>& columns, const MixtureTerm* terms,
                                          const MixtureRow& row, int column) {
@@ -147,7 +147,8 @@ __device__ inline void store_floats(float* data, int count, const float (&in)[kC
   if (count == kCount && is_aligned(data)) {
 #pragma unroll
     for (int i = 0; i < kCount; i += 4) {
-      *reinterpret_cast<float4*>(data + i) = make_float4(in[i], in[i + 1], in[i + 2], in[i + 3]);
+      // __stcg: nvcc takes an ordinary store apart, since the other branch stores the same floats one by one.
+      __stcg(reinterpret_cast<float4*>(data + i), make_float4(in[i], in[i + 1], in[i + 2], in[i + 3]));
     }
   } else {
 #pragma unroll

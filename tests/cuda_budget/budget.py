@@ -12,7 +12,7 @@ from .occupancy import LIMITS, blocks_per_sm
 
 FILE = Path(__file__).with_name("budget.toml")
 _AT_MOST = ("registers", "shared", "spills")
-_AT_LEAST = ("blocks", "loads_16", "hmma")
+_AT_LEAST = ("blocks", "loads_16", "stores_16", "hmma")
 _HEAD = """\
 # What each CUDA kernel may use on each architecture: tests/test_cuda_budget.py holds the machine code to it. `make
 # cuda-budget` writes it anew after a change that is meant; read the difference before you commit it.
@@ -24,6 +24,7 @@ _HEAD = """\
 # spills          instructions that touch local memory: none
 # blocks          that an SM holds at a time, at least
 # loads_16        instructions that load 16 bytes a thread from global memory, at least
+# stores_16       those that store as many, at least
 # hmma            instructions of the tensor cores, at least
 """
 
@@ -72,6 +73,7 @@ def row_of(code: KernelCode, architecture: str, dynamic_shared: int) -> dict[str
             architecture, threads=code.threads, registers=code.registers, shared=code.shared + dynamic_shared
         ),
         "loads_16": code.loads_16,
+        "stores_16": code.stores_16,
         "hmma": code.hmma,
     }
 
@@ -100,8 +102,7 @@ _LAUNCH = re.compile(r"(\S+) grid=\S+ block=(\d+),1,1 shared=(\d+) ")
 
 def launches_beyond(budget: BudgetFile, log: Iterable[str]) -> Iterator[str]:
     """A sentence for each launch (a line of the log of tests/ptx_on_cpu) that asks for more than its budget."""
-    for line in log:
-        mangled, threads, shared = _LAUNCH.match(line).groups()
+    for mangled, threads, shared in (found.groups() for line in log if (found := _LAUNCH.match(line))):
         name = readable(mangled)
         kernel = budget.kernels.get(name, Budget(0, 0, {}))
         if int(threads) > kernel.threads or int(shared) > kernel.dynamic_shared:
@@ -126,4 +127,11 @@ def text_of(nvcc: str, found: Mapping[tuple[str, str], KernelCode], dynamic_shar
     return "\n".join([*lines, ""])
 
 
-_WIDTH = {"registers": 3, "shared": 5, "blocks": 2, "loads_16": 3, "hmma": 3}  # digits, so that columns stand in line
+_WIDTH = {
+    "registers": 3,
+    "shared": 5,
+    "blocks": 2,
+    "loads_16": 3,
+    "stores_16": 2,
+    "hmma": 3,
+}  # digits, so that columns stand in line

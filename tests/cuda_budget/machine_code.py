@@ -30,7 +30,7 @@ class KernelCode:
         registers: of a thread.
         shared: bytes of shared memory that are declared in the kernel.
         spills: instructions that read or write local memory, where registers are spilled to.
-        loads_16: instructions that load 16 bytes a thread from global memory.
+        loads_16, stores_16: instructions that load and store 16 bytes a thread from and to global memory.
         hmma: instructions of the tensor cores.
     """
 
@@ -39,6 +39,7 @@ class KernelCode:
     shared: int
     spills: int
     loads_16: int
+    stores_16: int
     hmma: int
 
 
@@ -138,5 +139,6 @@ def _kernel_code(counts: dict, threads: int) -> KernelCode:
         shared=counts["shared"],
         spills=count(r"(LDL|STL)\b"),
         loads_16=count(r"(LDG|LDGSTS)\b.*\.128\b"),
+        stores_16=count(r"STG\b.*\.128\b"),
         hmma=count(r"HMMA\b"),
     )
