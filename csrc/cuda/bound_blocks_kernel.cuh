@@ -1,6 +1,7 @@
-// Job: read the largest logit of each block of 512 columns of each branch, two exponentials each; write 8 bytes a
-// block. Moves about 1 / 512 of what `mix` would. A warp has a block of columns; then a block of threads has a row and
-// finds the k-th largest lower bound.
+// Job: read the largest logit of each block of 512 columns of each branch, one exponential each; write 8 bytes a
+// block. Moves about 1 / 512 of what `mix` would, and reads it again from the nearest cache, after the largest, for the
+// sum. A warp has a block of columns; then a block of threads has a row and finds the k-th largest lower bound, in up
+// to eight readings of 4 bytes a block.
 #pragma once
 
 #include "mix_kernel.cuh"

@@ -1,5 +1,6 @@
-// Job: read one logit of each live branch of a row, wherever its sector lies, and its term: 48 B bytes a row; two
-// exponentials a branch. One block a row.
+// Job: read one logit of each live branch of a row, wherever its sector lies, and its term: 48 B bytes a row; one
+// exponential a branch. One block a row, which reads them once for the largest and again, from the nearest cache, for
+// the sum.
 #pragma once
 
 #include "mix_kernel.cuh"
