@@ -92,7 +92,10 @@ Launch::Launch(const char* op, const Tensor& like) {
 
 void check_launch(const char* op, cudaError_t error) {
   if (error == cudaSuccess) return;
-  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
+  cudaGetLastError();  // which the next launch would otherwise take for its own
+  // The last is what asking for an attribute of the kernel may give.
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion ||
+      error == cudaErrorInvalidDeviceFunction) {
     refuse(op, "no kernel for compute capability ", compute_capability(), "; built for " MTP_EXT_CUDA_TARGETS);
   }
   if (error == cudaErrorInvalidConfiguration) refuse(op, "the tensors are too large for one grid");
