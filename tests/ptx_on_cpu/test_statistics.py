@@ -40,4 +40,10 @@ def test_bank_conflicts(traffic: Sample, kernel: str, wavefronts: int) -> None:
 
 @pytest.mark.parametrize(("kernel", "wavefronts"), [("rows_of_128_bytes", 32), ("rows_of_144_bytes", 4)])
 def test_bank_conflicts_of_wide_accesses(traffic: Sample, kernel: str, wavefronts: int) -> None:
-    assert count(traffic, kernel)["st.shared"]["transactions"] == wavefronts
+    row = count(traffic, kernel)["st.shared"]
+    assert (row["transactions"], row["ideal"]) == (wavefronts, 4)  # a quarter of the warp at a time
+
+
+def test_words_that_all_lanes_read_are_no_conflict(traffic: Sample) -> None:
+    row = count(traffic, "broadcast")["ld.shared"]
+    assert (row["bytes"], row["requests"], row["transactions"], row["ideal"]) == (8, 1, 2, 2)  # half a warp at a time

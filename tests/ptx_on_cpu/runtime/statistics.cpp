@@ -41,10 +41,14 @@ uint64_t sectors(const Request& request) {
   return distinct(touched);
 }
 
-// 32 banks of 4 bytes. Wide accesses are served in parts: half a warp for 8 bytes a lane, a quarter for 16.
-uint64_t wavefronts(const Request& request) {
+// 32 banks of 4 bytes. Wide accesses are served in parts: half a warp for 8 bytes a lane, a quarter for 16. A part
+// takes as many wavefronts as different words meet in one bank, and at least as many as all its words fill.
+struct Wavefronts {
+  uint64_t taken = 0, least = 0;
+};
+Wavefronts wavefronts(const Request& request) {
   const uint32_t lanes_at_once = request.bytes <= 4 ? 32 : 128 / request.bytes;
-  uint64_t all = 0;
+  Wavefronts all;
   for (uint32_t first = 0; first < 32; first += lanes_at_once) {
     std::vector<uint64_t> banks[32];
     const auto end = request.addresses.lower_bound(first + lanes_at_once);
@@ -53,21 +57,31 @@ uint64_t wavefronts(const Request& request) {
       for (uint64_t word = address / 4; word <= (address + request.bytes - 1) / 4; ++word)
         banks[word % 32].push_back(word);
     }
-    uint64_t worst = 0;
-    for (const auto& bank : banks) worst = std::max(worst, distinct(bank));
-    all += worst;
+    uint64_t worst = 0, words = 0;
+    for (const auto& bank : banks) {
+      const uint64_t different = distinct(bank);
+      worst = std::max(worst, different);
+      words += different;
+    }
+    all.taken += worst;
+    all.least += (words + 31) / 32;
   }
   return all;
 }
 
 void close(Counts& count, const Request& request) {
   ++count.requests;
-  count.transactions += count.shared ? wavefronts(request) : sectors(request);
-  const uint64_t unit = count.shared ? 128 : 32;
+  if (count.shared) {
+    const Wavefronts all = wavefronts(request);
+    count.transactions += all.taken;
+    count.ideal += all.least;
+    return;
+  }
+  count.transactions += sectors(request);
   std::vector<uint64_t> addresses;
   for (const auto& [lane, address] : request.addresses) addresses.push_back(address);
   const uint64_t needed = distinct(addresses) * request.bytes;
-  count.ideal += (needed + unit - 1) / unit;
+  count.ideal += (needed + 31) / 32;
 }
 
 void record(const Site& site, uint64_t address, uint32_t bytes, bool shared) {

@@ -1,7 +1,7 @@
 // Counts, per instruction, what a warp's accesses cost a GPU: sectors of 32 bytes of global memory, wavefronts of
-// shared memory (one is ideal for up to 128 bytes; each more is a bank conflict). A request is what the lanes of a warp
-// do when each comes to an instruction for the n-th time; where lanes go round a loop a different number of times, that
-// may join what a GPU does apart.
+// shared memory (one is ideal for up to 128 bytes that are served together; each more is a bank conflict). A request is
+// what the lanes of a warp do when each comes to an instruction for the n-th time; where lanes go round a loop a
+// different number of times, that may join what a GPU does apart.
 #pragma once
 #include <string>
 

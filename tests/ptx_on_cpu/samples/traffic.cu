@@ -24,3 +24,11 @@ __device__ void rows(const float4* in, float* out) {
 }
 extern "C" __global__ void rows_of_128_bytes(const float4* in, float* out) { rows<32>(in, out); }
 extern "C" __global__ void rows_of_144_bytes(const float4* in, float* out) { rows<36>(in, out); }
+
+// Eight bytes a lane, the same ones for all.
+extern "C" __global__ void broadcast(const float* in, float2* out) {
+  __shared__ __align__(8) float pair[2];
+  if (threadIdx.x < 2) pair[threadIdx.x] = in[threadIdx.x];
+  __syncwarp();
+  out[threadIdx.x] = *reinterpret_cast<float2*>(pair);
+}
