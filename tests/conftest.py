@@ -5,6 +5,8 @@ threads sets their number itself (`mtp_ext.testing.threads`).
 """
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is loaded, here and in the processes that tests start
 
@@ -30,3 +32,16 @@ def cuda_kernels(request: pytest.FixtureRequest) -> str:
     if not torch.cuda.is_available():
         pytest.skip("nothing here runs CUDA kernels")
     return "cuda"
+
+
+@pytest.fixture
+def stand_in(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The runner that executes CUDA kernels on a CPU (tests/ptx_on_cpu/control.py): it knows what was launched and what
+    accesses cost, and can be another device."""
+    plugin = request.config.pluginmanager.get_plugin("tests.ptx_on_cpu.plugin")
+    if plugin is None:
+        pytest.skip("asks the runner of tests/ptx_on_cpu")
+    control = plugin.control_of(request.config)
+    yield control
+    control.count(False)
+    control.choose_device(request.config.getoption("--ptx-arch"))

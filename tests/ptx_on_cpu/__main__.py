@@ -1,4 +1,4 @@
-"""`python -m tests.ptx_on_cpu`, which is `make test-cuda`: every CUDA kernel's tests, on its PTX, in five ways."""
+"""`python -m tests.ptx_on_cpu`, which is `make test-cuda`: every CUDA kernel's tests, on its PTX."""
 
 import os
 import subprocess
@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from .build import ARCHITECTURES, HERE, ROOT, build
 from .plugin import read_cases
 
-# Three schedules of the oldest architecture; of the others, whose PTX differs, one each.
+# Tables of cases.toml. Three schedules of the oldest architecture; of the others, whose PTX differs, one each.
 RUNS = (
-    ("compute_80", "in-order"),
-    ("compute_80", "reverse"),
-    ("compute_80", "random:1"),
-    ("compute_90", "random:2"),
-    ("compute_100", "reverse"),
+    ("schedules", "compute_80", "in-order"),
+    ("schedules", "compute_80", "reverse"),
+    ("schedules", "compute_80", "random:1"),
+    ("schedules", "compute_90", "random:2"),
+    ("schedules", "compute_100", "reverse"),
+    ("once", "compute_80", "in-order"),
 )
 
 
@@ -27,11 +28,11 @@ def pytest(title: str, arguments: list[str]) -> int:
     return ended.returncode
 
 
-def run(architecture: str, schedule: str) -> int:
-    """The tests of cases.toml."""
-    files = [str(ROOT / "tests" / file) for file in read_cases()]
-    options = ["--ptx-cases", "--ptx-arch", architecture, "--ptx-schedule", schedule]
-    return pytest(f"{architecture}, {schedule}", ["-p", "tests.ptx_on_cpu.plugin", *options, *files])
+def run(table: str, architecture: str, schedule: str) -> int:
+    """The tests of one table."""
+    files = [str(ROOT / "tests" / file) for file in read_cases(table)]
+    options = ["--ptx-cases", table, "--ptx-arch", architecture, "--ptx-schedule", schedule]
+    return pytest(f"{table}, {architecture}, {schedule}", ["-p", "tests.ptx_on_cpu.plugin", *options, *files])
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -149,10 +150,11 @@ def _plan_torch_memory(plan: Plan, runtime: Path) -> Path:
     return plan.link(FOLDER / "libtorch_memory.so", [built, runtime], libraries)
 
 
-def _plan_bindings(plan: Plan, sources: list[str], toolkit: Path) -> list[Path]:
+def _plan_bindings(plan: Plan, sources: list[str], toolkit: Path, targets: str) -> list[Path]:
     from torch.utils.cpp_extension import include_paths
 
     flags = [*COMPILE, "-O2", "-w", "-fvisibility=hidden", "-DMTP_EXT_CUDA_KEY=CPU"]
+    flags += [shlex.quote(f'-DMTP_EXT_CUDA_TARGETS="{targets}"')]  # as setup.py says it
     flags += [f"-isystem{path}" for path in [*include_paths(), toolkit / "include"]]
     return [plan.compile(ROOT / source, FOLDER / "bindings" / f"{Path(source).stem}.o", flags) for source in sources]
 
@@ -166,7 +168,7 @@ def _ptx_of(folder: Path, architecture: str) -> Path:
     raise FileNotFoundError(f"{folder} holds no PTX with '{target}'; was TORCH_CUDA_ARCH_LIST narrowed?")
 
 
-def _find_toolkit() -> tuple[Path, Path]:
+def find_toolkit() -> tuple[Path, Path]:
     """nvcc, and the folder of its headers."""
     sys.path.insert(0, str(ROOT))
     import build_cuda
@@ -182,7 +184,7 @@ def build(architecture: str) -> Built:
     from torch.utils.cpp_extension import library_paths
 
     with chdir(ROOT), _alone():
-        nvcc, toolkit = _find_toolkit()
+        nvcc, toolkit = find_toolkit()
         import build_cuda
 
         tables = _tables()
@@ -194,7 +196,7 @@ def build(architecture: str) -> Built:
         for launcher in launchers:
             translated += translate_file(_ptx_of(launcher.with_suffix(""), architecture), FOLDER / architecture)
         objects = [
-            *_plan_bindings(plan, tables["CUDA_SOURCES"], toolkit),
+            *_plan_bindings(plan, tables["CUDA_SOURCES"], toolkit, build_cuda.describe(build_cuda.targets())),
             *launchers,
             *plan_kernels(plan, translated, FOLDER / architecture),
         ]
@@ -208,7 +210,7 @@ def build_sample(source: Path) -> Built:
     """The same for one file of the runner's own tests: PTX, or CUDA with launchers that are extern "C"."""
     folder = FOLDER / "samples" / source.stem
     with chdir(ROOT), _alone():
-        nvcc, toolkit = _find_toolkit()
+        nvcc, toolkit = find_toolkit()
         plan = Plan()
         runtime = plan_runtime(plan, toolkit)
         torch_memory = _plan_torch_memory(plan, runtime)

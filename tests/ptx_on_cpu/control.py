@@ -15,7 +15,7 @@ class Control:
             getattr(self._library, f"ptx_on_cpu_{name}").restype = ctypes.c_char_p
 
     def choose_device(self, architecture: str) -> None:
-        """The GPU to pretend to be: compute_80, compute_90, compute_100."""
+        """The GPU to pretend to be: compute_80, compute_90, compute_100; compute_75 has no code of ours."""
         if self._library.ptx_on_cpu_choose_device(int(architecture.removeprefix("compute_"))):
             raise ValueError(f"no device of {architecture} is known")
 
@@ -29,7 +29,7 @@ class Control:
         return self._library.ptx_on_cpu_take_faults().decode()
 
     def take_log(self) -> list[str]:
-        """A line for each launch since the last call."""
+        """A line for each launch since the last call, and for each wait for the device."""
         return self._library.ptx_on_cpu_take_log().decode().splitlines()
 
     def count(self, on: bool) -> None:

@@ -5,7 +5,6 @@
 CPU tensors then go through the CUDA bindings, launchers and kernels. A test fails where the runner reports a fault.
 """
 
-import ctypes
 import json
 import re
 import tomllib
@@ -15,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from ..cuda_budget.budget import launches_beyond, read_budget
-from .build import ARCHITECTURES, build
+from .build import ARCHITECTURES
 from .control import Control
+from .load import load_extension
 
 CASES = Path(__file__).with_name("cases.toml")
 _CONTROL = pytest.StashKey[Control]()
@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("ptx_on_cpu")
     group.addoption("--ptx-arch", default="compute_80", choices=ARCHITECTURES, help="which PTX to execute")
     group.addoption("--ptx-schedule", default="in-order", help="in-order, reverse or random:SEED")
-    group.addoption("--ptx-cases", action="store_true", help=f"run only the tests that {CASES.name} lists")
+    group.addoption("--ptx-cases", choices=("schedules", "once"), help=f"run only the tests of a table of {CASES.name}")
     group.addoption("--ptx-counts", metavar="FILE", help="write bank conflicts and sectors to this file, as JSON")
 
 
@@ -34,20 +34,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Before any conftest.py can import mtp_ext."""
     options = early_config.known_args_namespace
-    architecture = options.ptx_arch
-    built = build(architecture)
-    # First the stand-in: whatever needs libcudart.so.13 later, the shipped library included, gets this one.
-    control = Control(built.runtime)
-    control.choose_device(architecture)
-    control.set_schedule(options.ptx_schedule)
+    control = load_extension(options.ptx_arch, options.ptx_schedule)
     control.count(bool(options.ptx_counts))
-    import torch
-
-    ctypes.CDLL(str(built.torch_memory)).ptx_on_cpu_watch_torch()
-    import mtp_ext  # noqa: F401  registers the CPU kernels, which the extension then replaces
-
-    torch.ops.load_library(built.extension)
     early_config.stash[_CONTROL] = control
+
+
+def control_of(config: pytest.Config) -> Control:
+    """What tests ask the runner by."""
+    return config.stash[_CONTROL]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -64,23 +58,25 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--ptx-cases"):
+    table = config.getoption("--ptx-cases")
+    if not table:
         return
-    listed = {file: [re.compile(name) for name in names] for file, names in read_cases().items()}
+    listed = {file: [re.compile(name) for name in names] for file, names in read_cases(table).items()}
     keep = [item for item in items if any(name.fullmatch(item.name) for name in listed.get(item.path.name, []))]
     dropped = set(items) - set(keep)
     config.hook.pytest_deselected(items=[item for item in items if item in dropped])
     items[:] = keep
 
 
-def read_cases() -> dict[str, list[str]]:
+def read_cases(table: str) -> dict[str, list[str]]:
     """By file of tests/: regular expressions that match the whole name of a test, parameters included."""
-    return tomllib.loads(CASES.read_text())
+    cases: dict[str, dict[str, list[str]]] = tomllib.loads(CASES.read_text())
+    return cases[table]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    control = item.config.stash[_CONTROL]
+    control = control_of(item.config)
     control.take_faults()
     control.take_log()
     try:

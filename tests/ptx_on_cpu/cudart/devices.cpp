@@ -91,8 +91,13 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int id) {
 }
 
 // Every call is finished when it returns.
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return remember(state().sticky); }
-cudaError_t cudaDeviceSynchronize() { return remember(state().sticky); }
+static cudaError_t wait(const char* function) {
+  std::lock_guard<std::recursive_mutex> guard(state().lock);
+  state().log += std::string(function) + "\n";
+  return remember(state().sticky);
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return wait("cudaStreamSynchronize"); }
+cudaError_t cudaDeviceSynchronize() { return wait("cudaDeviceSynchronize"); }
 cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
   return *status = cudaStreamCaptureStatusNone, cudaSuccess;
 }

@@ -14,6 +14,7 @@ cudaError_t cudaFuncSetAttribute(const void* stub, cudaFuncAttribute attribute, 
   Function* function = find_function(stub);
   const Kernel* kernel = kernel_of(function);
   if (!kernel) return refuse(cudaErrorInvalidDeviceFunction, "cudaFuncSetAttribute", "no translated PTX entry");
+  if (!has_image(*kernel)) return remember(cudaErrorNoKernelImageForDevice);
   if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;  // a hint
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return remember(cudaErrorNotSupported);
   if (value < 0 || uint32_t(value) + kernel->shared_bytes > device().shared_per_block) {

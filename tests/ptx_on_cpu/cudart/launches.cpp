@@ -42,6 +42,7 @@ cudaError_t launch(const Function* function, dim3 grid, dim3 block, void** argum
   if (!function) return refuse(cudaErrorInvalidDeviceFunction, "launch", "the kernel was never registered");
   const Kernel* kernel = kernel_of(function);
   if (!kernel) return refuse(cudaErrorInvalidDeviceFunction, function->name, "no translated PTX entry of this name");
+  if (!has_image(*kernel)) return remember(cudaErrorNoKernelImageForDevice);
   cudaError_t error;
   const std::string why = objection(*function, *kernel, grid, block, shared, &error);
   if (!why.empty()) return refuse(error, function->name, why);

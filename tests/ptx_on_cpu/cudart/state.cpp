@@ -37,6 +37,8 @@ Function* find_function(const void* stub) {
 
 const Kernel* kernel_of(const Function* function) { return function ? find_kernel(function->name) : nullptr; }
 
+bool has_image(const Kernel& kernel) { return device().major * 10 + device().minor >= kernel.target; }
+
 uint32_t dynamic_shared_limit(const Function& function, const Kernel& kernel) {
   if (function.dynamic_shared_limit >= 0) return uint32_t(function.dynamic_shared_limit);
   return kSharedPerBlockDefault - kernel.shared_bytes;

@@ -34,6 +34,8 @@ cudaError_t peek_last_error();
 Function* find_function(const void* stub);
 // The translated kernel of a registered function; nullptr if there is none.
 const Kernel* kernel_of(const Function* function);
+// Whether the device can run it: PTX is compiled for its own target and later ones.
+bool has_image(const Kernel& kernel);
 uint32_t dynamic_shared_limit(const Function& function, const Kernel& kernel);
 
 }  // namespace ptx_on_cpu

@@ -32,6 +32,7 @@ struct SharedVariable {
 struct Kernel {
   const char* name;  // mangled, as in the PTX and in __cudaRegisterFunction
   const char* file;  // the PTX file
+  int target;        // the least compute capability that it may be compiled for: 80 of compute_80
   void (*body)(const uint8_t* parameters);
   Site* sites;
   int site_count;

@@ -42,8 +42,9 @@ def write_kernel(kernel: Kernel) -> str:
             "}",
             f"const Parameter parameters[] = {{{' '.join(parameters)} {{0, 0}}}};",
             f"const SharedVariable shared[] = {{{' '.join(shared)} {{nullptr, 0, 0}}}};",
-            f'const Kernel kernel = {{"{entry.name}", {text(kernel.module.file)}, body, sites, {len(kernel.sites)},',
-            f"    parameters, {len(parameters)}, {kernel.parameter_bytes}, shared, {len(shared)},",
+            f'const Kernel kernel = {{"{entry.name}", {text(kernel.module.file)}, {kernel.module.target},',
+            f"    body, sites, {len(kernel.sites)}, parameters, {len(parameters)}, {kernel.parameter_bytes}, "
+            f"shared, {len(shared)},",
             f"    {kernel.shared_extent}, {kernel.shared_bytes}, {entry.max_threads}, {exact}}};",
             "const Announcement announcement(kernel);",
             "}",

@@ -52,6 +52,7 @@ class Module:
     """One PTX file."""
 
     file: str
+    target: int  # 80 of sm_80
     entries: list[Entry]
     dynamic_shared: list[str]
     variables: list[Variable]  # .global and .const
@@ -125,6 +126,9 @@ def parse(text: str, file: str) -> Module:
     """The module in `text`; `file` is its name in reports."""
     sources = {int(n): name.rsplit("/", 1)[-1] for n, name in re.findall(r'\.file\s+(\d+)\s+"([^"]*)"', text)}
     text = _without_comments(text)
+    target = re.search(r"\.target\s+sm_(\d+)", text)
+    if not target:
+        raise Unsupported(f"{file}: no .target sm_..")
     entries, outside, at = [], "", 0
     for found in re.finditer(
         r"(?:\.visible\s+|\.weak\s+)?\.entry\s+(?P<name>[\w$]+)\s*\((?P<parameters>[^)]*)\)(?P<directives>[^{]*)\{",
@@ -153,6 +157,7 @@ def parse(text: str, file: str) -> Module:
         raise Unsupported(f"shared variable outside of a kernel: {found[0]}")
     return Module(
         file=file,
+        target=int(target[1]),
         entries=entries,
         dynamic_shared=[
             v.name for v in _variables("shared", "".join(re.findall(r"\.extern\s+\.shared[^;]*;", outside)))
