@@ -16,7 +16,7 @@ FORMATTED := $(shell find csrc benchmarks tests $(C_FILES))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint format pytest test-reference test-cuda cuda-budget \
+.PHONY: help setup demo test test-all lint format pytest test-reference test-cuda cuda-budget cuda-report \
   test-instruction-sets test-exhaustive wheel bench bench-decode clean FORCE
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo '  make test      lint, all tests, all tests again without kernels, and a wheel in a clean environment'
 	@echo '  make test-all  the same, on every CPU instruction set this machine has, and the large grids of real prompts'
 	@echo '  make test-cuda CUDA kernels alone: their PTX, executed on the CPU (needs nvcc, no GPU)'
+	@echo '  make cuda-report  what limits each CUDA kernel on an A100, an H100 and a B200, counted without a GPU'
 	@echo '  make cuda-budget  write anew what each CUDA kernel may use: registers, shared memory, instructions'
 	@echo '  make bench     ours against eager PyTorch and torch.compile: table, JSON and plots in runs/bench/'
 	@echo '  make bench-decode  ours against transformers on prompts of five kinds: table, JSON and plot'
@@ -125,6 +126,10 @@ test-cuda: setup
 # `make test` holds the kernels' machine code to this file.
 cuda-budget: setup
 	$(BIN)/python -m tests.cuda_budget
+
+# Executes small cases of every CUDA kernel and counts what their memory accesses cost; needs nvcc, no GPU.
+cuda-report: setup
+	$(BIN)/python -m tests.cuda_report
 
 test-instruction-sets: setup
 	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python $(PYTEST)
