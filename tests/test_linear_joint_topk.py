@@ -20,9 +20,12 @@ def one_row(case: LinearCase) -> LinearCase:
     )
 
 
-def run(case: LinearCase, k: int, workspace_bytes: int) -> TopPairs:
+def run(case: LinearCase, k: int, workspace_bytes: int, device: str = "cpu") -> TopPairs:
+    """The result on `device`, brought back to the CPU."""
+    case = case.map(lambda x: x.to(device))
     options = {"bias": case.bias, "softcap": case.softcap, "workspace_bytes": workspace_bytes}
-    return linear_joint_topk(case.hidden, case.unembedding, case.log_probs, k=k, **options)
+    found = linear_joint_topk(case.hidden, case.unembedding, case.log_probs, k=k, **options)
+    return TopPairs(*[x.cpu() for x in found])
 
 
 def pairs(case: LinearCase, dtype: torch.dtype) -> torch.Tensor:
@@ -35,9 +38,9 @@ def pairs(case: LinearCase, dtype: torch.dtype) -> torch.Tensor:
 
 
 @given(linear_cases(), st.sampled_from([1, 3, 40]), st.sampled_from([1, 5000, 1 << 20]))
-def test_equals_the_definition(case: LinearCase, k: int, workspace_bytes: int) -> None:
+def test_equals_the_definition(device: str, case: LinearCase, k: int, workspace_bytes: int) -> None:
     case = one_row(case).map(lambda x: x.float() if x.is_floating_point() else x)
-    actual = run(case, k, workspace_bytes)
+    actual = run(case, k, workspace_bytes, device)
     flat = torch.where(actual.tokens >= 0, actual.branches * case.vocab + actual.tokens, -1)
     oracle = pairs(case.map(lambda x: x.double()), torch.float64)
     assert_top(actual.log_probs[None], flat[None], pairs(case, torch.float32), oracle)
@@ -45,20 +48,20 @@ def test_equals_the_definition(case: LinearCase, k: int, workspace_bytes: int) -
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("workspace_bytes", [1, 20_000, 1 << 30])
-def test_ties_are_those_of_joint_topk(dtype: torch.dtype, workspace_bytes: int) -> None:
+def test_ties_are_those_of_joint_topk(device: str, dtype: torch.dtype, workspace_bytes: int) -> None:
     """All branches are the same here, and three tokens in four: ties within a chunk, and between chunks."""
-    hidden = torch.ones(23, 8, dtype=dtype)
-    unembedding = (torch.arange(301) % 4 == 1).to(dtype)[:, None].expand(-1, 8).contiguous()
-    weights = torch.full((23,), -2.0)
+    hidden = torch.ones(23, 8, dtype=dtype, device=device)
+    unembedding = (torch.arange(301, device=device) % 4 == 1).to(dtype)[:, None].expand(-1, 8).contiguous()
+    weights = torch.full((23,), -2.0, device=device)
     actual = linear_joint_topk(hidden, unembedding, weights, k=3000, workspace_bytes=workspace_bytes)
     expected = joint_topk((hidden @ unembedding.T)[None], weights[None], k=3000)
     assert torch.equal(actual.branches, expected.branches[0])
     assert torch.equal(actual.tokens, expected.tokens[0])
 
 
-def test_no_branches_and_more_pairs_than_there_are() -> None:
-    case = one_row(linear_case([2], 4, 3))
-    found = run(case, 8, 1)
+def test_no_branches_and_more_pairs_than_there_are(device: str) -> None:
+    case = one_row(linear_case([2], 4, 3)).map(lambda x: x.to(device))
+    found = run(case, 8, 1, device)
     assert (found.tokens >= 0).tolist() == [True] * 6 + [False] * 2
     assert found.log_probs[6:].tolist() == [-torch.inf] * 2
     none = linear_joint_topk(case.hidden[:0], case.unembedding, case.log_probs[:0], k=2)
