@@ -1,4 +1,4 @@
-"""Verification against eager PyTorch, and `commit_` against one copy of as many bytes."""
+"""Verification against eager PyTorch, and `commit_` against one copy of as many bytes and the call alone."""
 
 from collections.abc import Callable
 
@@ -29,6 +29,8 @@ def test_verify_sampling(compare: Callable[..., None], case: Case) -> None:
 @over(COMMIT_SHAPES)
 def test_commit(compare: Callable[..., None], case: Case) -> None:
     job = jobs.commit_(case)
-    source = Commit.of(case).moved()
+    work = Commit.of(case)
+    source = work.moved()
     target = torch.empty_like(source)
-    compare(case, job, {"eager": job.eager, "copy": lambda: target.copy_(source)})
+    rivals = {"eager": job.eager, "copy": lambda: target.copy_(source), "nothing to move": work.nothing}
+    compare(case, job, rivals)

@@ -35,7 +35,7 @@ PREFIX_GROWS = tuple((1, prefix, 16, 32, 8, 128) for prefix in (512, 1024, 2048,
 # batch x nodes x vocabulary
 VERIFY_SHAPES = ((1, 64, 49152), (8, 64, 49152), (4, 32, 128256))
 # layers x batch x prefix x accepted nodes x kv_heads x head_dim: SmolLM2, and an 8B Llama
-COMMIT_SHAPES = ((30, 1, 512, 8, 3, 64), (30, 8, 512, 8, 3, 64), (32, 4, 512, 8, 8, 128))
+COMMIT_SHAPES = ((30, 1, 512, 8, 3, 64), (30, 1, 512, 32, 3, 64), (30, 8, 512, 8, 3, 64), (32, 4, 512, 8, 8, 128))
 # rows x inputs x outputs: a layer of SmolLM2 (135M) for one token, two matrices of its MLP and its head for trees, and
 # a matrix of an MLP of Llama 2 (7B). The dtype is what the weights are stored in.
 LINEAR_SHAPES = (

@@ -140,6 +140,11 @@ class Commit:
     def ours(self) -> Tensor:
         return mtp_ext.commit_(self.keys, self.values, self.prefix_lengths, self.accepted)
 
+    def nothing(self) -> Tensor:
+        """The same call where only roots are accepted, which lie where they must."""
+        roots = torch.ones_like(self.accepted.lengths)
+        return mtp_ext.commit_(self.keys, self.values, self.prefix_lengths, self.accepted._replace(lengths=roots))
+
     def moved(self) -> Tensor:
         """Numbers like those that are moved, in one piece."""
         rows = int(self.accepted.lengths.sum()) - len(self.accepted.lengths)
