@@ -5,10 +5,12 @@ import torch
 import transformers
 from head_models import FAMILIES, KINDS, head_model, trained_heads
 from torch import Tensor
+from torch.nn.functional import silu
 from transformers import PreTrainedModel
 from tree_models import prompts
 
-from mtp_ext.heads import LayerOutputs, MTPHeads
+from mtp_ext.heads import LayerOutputs, MTPHeads, Prefix
+from mtp_ext.heads.config import SEQUENTIAL
 from mtp_ext.testing import assert_same_bits, assert_within_budget
 
 HORIZONS = [2, 3, 5]
@@ -86,6 +88,96 @@ def test_sequential_heads_follow_each_other_and_the_text() -> None:
 
 
 @torch.no_grad()
+def test_prefix_heads_start_as_sequential_ones_and_then_look_back() -> None:
+    """At what several layers gave for the places up to t and the tokens behind them, and at nothing later."""
+    model = head_model(layers=5)
+    ids, _ = prompts()
+    fresh = MTPHeads.from_model(model, [2, 3], kind="prefix")
+    assert list(fresh.config.layers) == [2, 4, 5]
+    states = fresh.layer_outputs(model, ids)
+    for out in fresh(states):
+        assert_same_bits(out, states.last_hidden)
+    heads = trained_heads(model, [2, 3], "prefix", "last")
+    whole = heads(states)
+
+    def changed_places(layer: int, place: int) -> list[list[int]]:
+        layers = [state.clone() for state in states.layers]
+        layers[layer][:, place] += 1.0
+        others = heads(LayerOutputs(tuple(layers), states.last_hidden, ids))
+        return [(a != b).any(-1)[0].nonzero().flatten().tolist() for a, b in zip(whole, others, strict=True)]
+
+    assert changed_places(0, 6) == [list(range(6, 20))] * 2
+    assert changed_places(2, 6) == [list(range(6, 20))] * 2
+    changed = ids.clone()
+    changed[:, 8] = (changed[:, 8] + 1) % 256
+    others = heads(LayerOutputs(states.layers, states.last_hidden, changed))
+    first = [int((a != b).any(-1)[0].nonzero()[0]) for a, b in zip(whole, others, strict=True)]
+    assert first == [7, 6], "the token before the one that is predicted is read, and none behind it"
+
+
+@torch.no_grad()
+def test_prefix_heads_go_on_behind_what_they_have_read() -> None:
+    """Keys and values that were read in parts, and queries at one place, give what a pass over the whole text does."""
+    model = head_model(layers=5)
+    heads = trained_heads(model, [2, 3], "prefix", "last")
+    exact = trained_heads(model, [2, 3], "prefix", "last").double().bind(head_model(layers=5).double())
+    ids, _ = prompts()
+    states = heads.layer_outputs(model, ids)
+    whole = heads(states)
+    oracle = exact(LayerOutputs(tuple(x.double() for x in states.layers), states.last_hidden.double(), ids))
+    parts = [
+        heads.read([layer[:, begin:end] for layer in states.layers], ids[:, begin + 1 : end + 1], begin)
+        for begin, end in ((0, 9), (9, 10), (10, 13))
+    ]
+    keys, values = (torch.cat(part, 2) for part in zip(*parts, strict=True))
+    prefix = Prefix(keys, values, torch.tensor([[12]]))
+    hidden = heads.first_hidden([layer[:, 12:13] for layer in states.layers])
+    for level in (0, 1):
+        hidden = heads.follow(level, hidden, ids[:, 13 + level : 14 + level], prefix)
+        assert_within_budget(hidden[:, 0], whole[level][:, 12], oracle[level][:, 12])
+
+
+@torch.no_grad()
+def test_prefix_attention_is_the_formula() -> None:
+    """One place at a time, in float64, with rotations as complex numbers."""
+    model = head_model(layers=5)
+    heads = trained_heads(model, [2, 3], "prefix", "last")
+    ids, _ = prompts()
+    states = heads.layer_outputs(model, ids)
+    outputs = heads(states)
+    start = heads.first_hidden(states.layers)
+    head, reader = heads.heads[1].double(), heads.reader.double()
+    table, t, level = heads.unembedding.double(), 11, 1
+
+    def normed(x: Tensor) -> Tensor:
+        return x / x.square().mean(-1, keepdim=True).sqrt()
+
+    def turned(x: Tensor, place: int) -> Tensor:
+        one, other = x.split(32, -1)
+        angle = place * 10_000.0 ** (-torch.arange(32, dtype=torch.float64) / 32)
+        turned = torch.complex(one, other) * torch.polar(torch.ones_like(angle), angle)
+        return torch.cat([turned.real, turned.imag], -1)
+
+    *inner, last = (layer[0, t].double() for layer in states.layers)
+    expected = last + reader.inner.weight @ torch.cat([normed(state) for state in inner])
+    torch.testing.assert_close(start[0, t].double(), expected, rtol=1e-4, atol=1e-4)
+    hidden = outputs[0][0, t].double()  # what the head before it says of this place
+    token = normed(table[ids[0, t + 1 + level]])
+    query = (head.query.weight @ torch.cat([normed(hidden), token])).view(-1, 64)
+    read = [
+        reader.kv.weight
+        @ torch.cat([*(normed(layer[0, s].double()) for layer in states.layers), normed(table[ids[0, s + 1]])])
+        for s in range(t + 1)
+    ]
+    keys = torch.stack([turned(kv[:64], s) for s, kv in enumerate(read)])
+    values = torch.stack([kv[64:] for kv in read])
+    seen = [(keys @ turned(q, t + level) / 8).softmax(0) @ values for q in query]
+    hidden = hidden + head.out.weight @ torch.cat(seen)
+    hidden = hidden + head.down.weight @ silu(head.up.weight @ torch.cat([hidden, token]))
+    torch.testing.assert_close(outputs[1][0, t].double(), hidden, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_the_seed_decides() -> None:
     model = head_model()
     torch.manual_seed(5)
@@ -145,11 +237,12 @@ def test_caches_continue_a_text(family: str) -> None:
         assert_within_budget(torch.cat([part[i] for part in parts], 1), expected, precise, scale=0.0)
 
 
-@pytest.mark.parametrize(("kind", "hidden_states"), KINDS)
+@pytest.mark.parametrize(("kind", "hidden_states"), [*KINDS, ("sequential", "last"), ("prefix", "last")])
 def test_gradients_reach_the_heads_and_nothing_else(kind: str, hidden_states: str) -> None:
     model = head_model()
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    heads = trained_heads(model, HORIZONS, kind, hidden_states).train()
+    horizons = [2, 3] if kind in SEQUENTIAL else HORIZONS
+    heads = trained_heads(model, horizons, kind, hidden_states).train()
     with torch.no_grad():
         states = heads.layer_outputs(model, prompts()[0])
     loss = sum((hidden @ heads.unembedding.T).logsumexp(-1).sum() for hidden in heads(states))
@@ -194,18 +287,20 @@ def test_refusals() -> None:
     for horizons in ([], [0], [2, 2], [3, 2], [2.0]):
         assert refusal(model, horizons) == ascending + str(horizons)
     assert refusal(model, [2], kind="linear") == (
-        "MTPHeads: kind must be 'transformer', 'mlp' or 'sequential', got 'linear'"
+        "MTPHeads: kind must be 'transformer', 'mlp', 'sequential' or 'prefix', got 'linear'"
     )
-    assert refusal(model, [2, 4], kind="sequential") == (
-        "MTPHeads: horizons of sequential heads must be 2, 3, ..., got [2, 4]"
-    )
-    assert refusal(model, [2], kind="sequential", hidden_states="weighted") == (
-        "MTPHeads: hidden_states of sequential heads must be 'last', got 'weighted'"
-    )
+    for kind in ("sequential", "prefix"):
+        assert refusal(model, [2, 4], kind=kind) == (
+            f"MTPHeads: horizons of {kind} heads must be 2, 3, ..., got [2, 4]"
+        )
+        assert refusal(model, [2], kind=kind, hidden_states="weighted") == (
+            f"MTPHeads: hidden_states of {kind} heads must be 'last', got 'weighted'"
+        )
     assert refusal(model, [2], hidden_states="all") == (
         "MTPHeads: hidden_states must be 'last' or 'weighted', got 'all'"
     )
     assert refusal(model, [2], width=8) == (
-        "MTPHeads: width is for kinds 'mlp' and 'sequential', a transformer head has the sizes of the final layer"
+        "MTPHeads: width is for kinds 'mlp', 'sequential' and 'prefix', "
+        "a transformer head has the sizes of the final layer"
     )
     assert refusal(model, [2], kind="mlp", width=0) == "MTPHeads: width must be from 1 to 1048576, got 0"

@@ -10,6 +10,7 @@ from tree_models import prompts
 from mtp_ext import TokenTree
 from mtp_ext.decoding import HeadsDrafter, PreparedModel, Target, TransformersTarget, generate, prepare
 from mtp_ext.heads import MTPHeads
+from mtp_ext.heads.config import SEQUENTIAL
 
 NEW = 20
 TARGETS = {"transformers": TransformersTarget, "prepared": prepare}
@@ -36,9 +37,10 @@ def test_the_text_is_that_of_plain_decoding(target: Target, kind: str, hidden_st
 
 
 @pytest.mark.parametrize("left", [True, False])
-def test_sequential_heads_write_the_text_of_plain_decoding(target: Target, left: bool) -> None:
+@pytest.mark.parametrize("kind", SEQUENTIAL)
+def test_sequential_heads_write_the_text_of_plain_decoding(target: Target, kind: str, left: bool) -> None:
     ids, mask = prompts(left=left)
-    drafter = HeadsDrafter(trained_heads(head_model(), [2, 3, 4], "sequential", "last"))
+    drafter = HeadsDrafter(trained_heads(head_model(), [2, 3, 4], kind, "last"))
     plain = generate(target, ids, attention_mask=mask, max_new_tokens=NEW)
     for budget in (9, None):
         drafted = generate(target, ids, drafter, attention_mask=mask, max_new_tokens=NEW, budget=budget)
@@ -46,31 +48,75 @@ def test_sequential_heads_write_the_text_of_plain_decoding(target: Target, left:
             assert torch.equal(text, expected)
 
 
-@torch.no_grad()
-def test_sequential_heads_draft_what_they_say_along_each_path() -> None:
+def assert_along_paths(tree: TokenTree, request: int, heads: MTPHeads, unembedding: Tensor, text: list[int]) -> None:
     """Every node's log-probability is the sum of what the heads give along its path, given the tokens above it."""
-    model = head_model()
-    heads = trained_heads(model, [2, 3, 4], "sequential", "last")
-    ids = prompts()[0][:1]
-    target = TransformersTarget(model)
-    session = HeadsDrafter(heads, width=3).start(target, ids.tolist(), NEW)
-    states = heads.layer_outputs(model, ids)
-    session.read([states.last_hidden], [[ids.shape[1] - 1]])
-    session.observe([[7]])
-    tree = session.propose(8, [3])
-    tokens, parents, log_probs = (x[0].tolist() for x in (tree.tokens, tree.parents, tree.log_probs))
-    assert tokens[0] == 7
-    assert int(tree.depths.max()) >= 2
+    count = int(tree.node_counts[request])
+    tokens, parents, log_probs = (x[request, :count].tolist() for x in (tree.tokens, tree.parents, tree.log_probs))
+    assert tokens[0] == text[-1]
     assert log_probs == sorted(log_probs, reverse=True)
-    hidden = {-1: states.last_hidden[0, -1]}
-    level = {-1: -1}
-    for node, (token, parent) in enumerate(zip(tokens, parents, strict=True)):
-        level[node] = level[parent] + 1
-        if parent >= 0:
-            said = (hidden[parent] @ heads.unembedding.T).log_softmax(-1)
-            assert abs(log_probs[node] - log_probs[parent] - said[token].item()) < 1e-3
-        if level[node] < 3:
-            hidden[node] = heads.follow(level[node], hidden[parent], torch.tensor(token))
+    paths = [[tokens[0]]]
+    for token, parent in zip(tokens[1:], parents[1:], strict=True):
+        paths.append([*paths[parent], token])
+    # Of every node's parent the text down to it, padded behind it, where nothing looks.
+    above = [text[:-1] + paths[parent] for parent in parents[1:]]
+    longest = max(map(len, above), default=0)
+    states = heads.layer_outputs(head_model(), torch.tensor([line + [0] * (longest - len(line)) for line in above]))
+    hidden = heads(states)
+    for row, (token, parent) in enumerate(zip(tokens[1:], parents[1:], strict=True)):
+        said = (hidden[len(paths[parent]) - 1][row, len(text) - 2] @ unembedding.T).log_softmax(-1)
+        assert abs(log_probs[row + 1] - log_probs[parent] - said[token].item()) < 1e-3
+
+
+class Following:
+    """A drafter that compares what its sessions propose with what sequential heads say of each text as a whole."""
+
+    def __init__(self, drafter: HeadsDrafter, every: int) -> None:
+        self.drafter, self.every, self.compared, self.deepest = drafter, every, 0, 0
+
+    def start(self, target: Target, texts: list[list[int]], max_new_tokens: int) -> "Following":
+        self.session = self.drafter.start(target, texts, max_new_tokens)
+        self.rounds = isinstance(target, PreparedModel)  # its LM head for drafts is stored in bfloat16
+        self.texts = [list(text) for text in texts]
+        self.layers, self.read, self.passes = self.session.layers, self.session.read, 0
+        return self
+
+    @torch.no_grad()
+    def propose(self, nodes: int, depths: list[int]) -> TokenTree:
+        self.passes += 1
+        if self.passes % self.every:  # passes without a draft leave states to catch up with
+            return self.session.propose(1, depths)
+        tree = self.session.propose(nodes, depths)
+        unembedding = self.drafter.heads.unembedding
+        if self.rounds:
+            unembedding = unembedding.bfloat16().float()
+        for request, (text, depth) in enumerate(zip(self.texts, depths, strict=True)):
+            if depth:
+                assert_along_paths(tree, request, self.drafter.heads, unembedding, text)
+        self.compared, self.deepest = self.compared + 1, max(self.deepest, int(tree.depths.max()))
+        return tree
+
+    def observe(self, accepted: list[list[int]]) -> None:
+        self.session.observe(accepted)
+        for text, tokens in zip(self.texts, accepted, strict=True):
+            text += tokens
+
+    def select(self, requests: list[int]) -> None:
+        self.session.select(requests)
+        self.texts = [self.texts[request] for request in requests]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("kind", SEQUENTIAL)
+def test_sequential_heads_draft_what_they_say_along_each_path(target: Target, kind: str, every: int) -> None:
+    """Of each request of a batch with padding, whatever was accepted before, and after others have left."""
+    ids, mask = prompts()
+    drafter = Following(HeadsDrafter(trained_heads(head_model(), [2, 3, 4], kind, "last"), width=3), every)
+    plain = generate(target, ids, attention_mask=mask, max_new_tokens=NEW)
+    stop = plain.new_tokens[1][NEW // 2].item()  # so that a request ends before the others
+    drafted = generate(target, ids, drafter, attention_mask=mask, max_new_tokens=NEW, budget=8, stop_tokens=[stop])
+    assert len({len(tokens) for tokens in drafted.new_tokens}) > 1
+    assert drafter.compared > 5
+    assert drafter.deepest == 3
 
 
 @torch.no_grad()

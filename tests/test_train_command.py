@@ -78,6 +78,25 @@ def test_heads_are_gone_on_with(tmp_path):
     assert str(error.value) == f"train: the heads in {folder} must have horizons (2, 3), got (2,)"
 
 
+def test_sequential_heads_become_prefix_heads(tmp_path):
+    settings, text = Settings(recipe="distill", kind="sequential", batch=4, soft_targets=4), Text(random_blocks(8), [])
+    train(settings, tiny_model(), text, tmp_path / "first", _Quiet())
+    folder = tmp_path / "first" / "heads"
+    grown = Settings(recipe="distill", kind="prefix", batch=4, soft_targets=4, learning_rate=1e-30)
+    heads = train(grown, tiny_model(), text, tmp_path / "second", _Quiet(), start=folder)
+    assert heads.config.kind == MTPHeads.from_pretrained(tmp_path / "second" / "heads", tiny_model()).config.kind
+    old = MTPHeads.from_pretrained(folder, tiny_model())
+    states = old.layer_outputs(tiny_model(), text.training[0].tokens[None])
+    new = heads.float()(heads.layer_outputs(tiny_model(), text.training[0].tokens[None]))
+    for ours, theirs in zip(new, old(states), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        train(settings, tiny_model(), text, tmp_path / "third", _Quiet(), start=tmp_path / "second" / "heads")
+    assert (
+        str(error.value) == f"train: the heads in {tmp_path / 'second' / 'heads'} must have kind sequential, got prefix"
+    )
+
+
 def test_the_command_refuses_with_a_sentence(tmp_path, capsys):
     tiny_model().save_pretrained(tmp_path / "model")
     assert main(["train", "--recipe", "frozn", "--text", str(tmp_path)]) == 2

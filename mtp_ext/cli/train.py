@@ -27,13 +27,14 @@ recipes (table 1 of arXiv 2502.09419):
   joint-warmup-differential  both
   distill                    frozen, and heads are taught the model's own marginal p(x[t+n]), summed over the most
                              probable paths of the tokens in between, instead of the token that was observed;
-                             sequential heads, who know those tokens, its distribution after them
+                             sequential and prefix heads, who know those tokens, its distribution after them
 Each can have --hidden-states weighted, a learned mixture of all layers for each head.
 
 kinds:
   transformer  a copy of the model's final layer for each head, on what the layer before it gives: the paper's
   mlp          a residual block on the last hidden state: cheapest to draft with
-  sequential   one that also reads the token before the one it predicts, known by the time it drafts: drafts best
+  sequential   one that also reads the token before the one it predicts, known by the time it drafts
+  prefix       a sequential one that also attends to the text so far, by what several layers gave for it: drafts best
 """
 
 _EXAMPLES = """examples:
@@ -90,15 +91,23 @@ def add_parser(commands: "Commands") -> None:
     heads = parser.add_argument_group("heads")
     heads.add_argument("--horizons", type=_count, nargs="+", default=[2, 3], metavar="N", help="(default: 2 3)")
     heads.add_argument(
-        "--kind", choices=("transformer", "mlp", "sequential"), default="transformer", help="(default: %(default)s)"
+        "--kind",
+        choices=("transformer", "mlp", "sequential", "prefix"),
+        default="transformer",
+        help="(default: %(default)s)",
     )
     heads.add_argument("--hidden-states", choices=("last", "weighted"), default="last", help="(default: %(default)s)")
-    heads.add_argument("--start", type=Path, metavar="FOLDER", help="heads to go on from (default: new ones)")
+    heads.add_argument(
+        "--start",
+        type=Path,
+        metavar="FOLDER",
+        help="heads to go on from; sequential ones may become prefix ones (default: new)",
+    )
     heads.add_argument(
         "--width",
         type=_count,
         metavar="N",
-        help="of an mlp or sequential head (default: the hidden size, and twice that)",
+        help="of an mlp head (default: the hidden size), or a sequential or prefix head (default: twice that)",
     )
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", default="frozen", metavar="NAME", help="one of those above (default: %(default)s)")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mtp_ext.branches import select_branches
 from mtp_ext.decoding.drafters import ReadingSession, roots_alone
+from mtp_ext.decoding.prefix_drafts import PrefixSession
 from mtp_ext.decoding.sequential_drafts import SequentialSession
 from mtp_ext.decoding.target import Target, readable
 from mtp_ext.heads import MTPHeads
@@ -20,8 +21,8 @@ Head = Callable[[Tensor], Tensor]  # float32 logits [..., vocab] of hidden state
 class HeadsDrafter:
     """Trees from the distributions of MTP heads: level d holds what the head of horizon d + 1 finds most probable.
 
-    A draft costs the heads and one product with the unembedding, which they share with the model; of sequential heads,
-    whose levels are conditioned on the tokens above them, a product for each level.
+    A draft costs the heads and one product with the unembedding, which they share with the model; of sequential and
+    prefix heads, whose levels are conditioned on the tokens above them, a product for each level.
 
     Args:
         heads: of the model that they draft for; the first one's horizon must be 1 or 2.
@@ -56,6 +57,8 @@ class HeadsDrafter:
         if self._target is not target:
             self._head, self._target = readable("HeadsDrafter", target).draft_head(), target
         roots = [prompt[-1] for prompt in prompts]
+        if self.heads.config.kind == "prefix":
+            return PrefixSession(self.heads, self._head, target.device, self.width, prompts)
         if self.heads.config.kind == "sequential":
             return SequentialSession(self.heads, self._head, target.device, self.width, roots)
         return HeadsSession(self, self._head, target.device, roots)

@@ -14,7 +14,7 @@ from mtp_ext.tree import TokenTree
 
 
 class SequentialSession:
-    """The model's last hidden state of each text, and the token that follows it.
+    """What the first head follows of each text, and the token that comes next.
 
     Args:
         heads: sequential ones.
@@ -46,7 +46,7 @@ class SequentialSession:
     def _grow(self, tree: GrowingTree, levels: int) -> GrowingTree:
         hidden, tokens = self._hidden, tree.tokens  # of the leaves: [batch, leaves, hidden] and [batch, leaves]
         for level in range(levels):
-            hidden = self._heads.follow(level, hidden, tokens)
+            hidden = self._follow(level, hidden, tokens)
             logits = self._head(hidden)
             if level == 0:
                 best = select_branches(logits[:, 0], top_p=1.0, top_k=self._width)
@@ -59,11 +59,14 @@ class SequentialSession:
             tokens = tokens.clamp(min=0)
         return tree
 
+    def _follow(self, level: int, hidden: Tensor, tokens: Tensor) -> Tensor:
+        return self._heads.follow(level, hidden, tokens)
+
     def read(self, layer_outputs: Sequence[Tensor], rows: Sequence[Sequence[int]]) -> None:
-        (hidden,) = layer_outputs
-        last = torch.tensor([kept[-1] for kept in rows], device=hidden.device)
+        last = torch.tensor([kept[-1] for kept in rows], device=self._device)
         request = torch.arange(len(rows), device=last.device)
-        self._hidden = hidden[request, last][:, None].to(self._heads.unembedding.dtype)
+        dtype = self._heads.unembedding.dtype
+        self._hidden = self._heads.first_hidden([layer[request, last][:, None].to(dtype) for layer in layer_outputs])
 
     def observe(self, accepted: Sequence[Sequence[int]]) -> None:
         for request, tokens in enumerate(accepted):

@@ -1,11 +1,13 @@
 """What a set of heads is, and of which model: what is stored beside their weights."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mtp_ext.ops.checks import check_range
 
-KINDS = ("transformer", "mlp", "sequential")
+KINDS = ("transformer", "mlp", "sequential", "prefix")
+SEQUENTIAL = ("sequential", "prefix")  # kinds whose heads follow each other along a text
 HIDDEN_STATES = ("last", "weighted")
 _LARGEST_WIDTH = 1 << 20
 
@@ -37,7 +39,7 @@ class HeadsConfig:
         horizons: ascending; the head of horizon n predicts x[t+n] given x[..t]. 1 is the model's own next token.
         kind: one of `KINDS`.
         hidden_states: "last" or "weighted".
-        width: of the hidden layer of an mlp or sequential head; None for transformer heads.
+        width: of the hidden layer of an mlp, sequential or prefix head; None for transformer heads.
         base: the model.
         temperature: of the weights of weighted hidden states, T in softmax(w / T).
 
@@ -59,10 +61,12 @@ class HeadsConfig:
                 f"MTPHeads: horizons must be different whole numbers from 1, ascending, got {list(self.horizons)}"
             )
         if self.kind not in KINDS:
-            raise ValueError(f"MTPHeads: kind must be 'transformer', 'mlp' or 'sequential', got {self.kind!r}")
+            raise ValueError(
+                f"MTPHeads: kind must be 'transformer', 'mlp', 'sequential' or 'prefix', got {self.kind!r}"
+            )
         if self.hidden_states not in HIDDEN_STATES:
             raise ValueError(f"MTPHeads: hidden_states must be 'last' or 'weighted', got {self.hidden_states!r}")
-        if self.kind == "sequential":
+        if self.kind in SEQUENTIAL:
             self._check_sequence()
         if self.width is not None:
             check_range("MTPHeads", "width", self.width, 1, _LARGEST_WIDTH)
@@ -70,17 +74,21 @@ class HeadsConfig:
     def _check_sequence(self) -> None:
         """Each sequential head reads the one before it, the first the model's last hidden state."""
         if self.horizons != tuple(range(2, 2 + len(self.horizons))):
-            raise ValueError(f"MTPHeads: horizons of sequential heads must be 2, 3, ..., got {list(self.horizons)}")
+            raise ValueError(f"MTPHeads: horizons of {self.kind} heads must be 2, 3, ..., got {list(self.horizons)}")
         if self.hidden_states != "last":
-            raise ValueError(f"MTPHeads: hidden_states of sequential heads must be 'last', got {self.hidden_states!r}")
+            raise ValueError(f"MTPHeads: hidden_states of {self.kind} heads must be 'last', got {self.hidden_states!r}")
 
     @property
-    def layers(self) -> range:
+    def layers(self) -> Sequence[int]:
         """The layers of the model, counted from 1, whose outputs the heads read.
 
-        Weighted heads read layers 1 to L-1, transformer heads layer L-1, and the others layer L, after the final norm.
+        Weighted heads read layers 1 to L-1, transformer heads layer L-1, and the others layer L, after the final norm;
+        prefix heads also three layers, or fewer, evenly spaced below it.
         """
         last = self.base.layers
+        if self.kind == "prefix":
+            quarter = -(-last // 4)
+            return [*range(quarter, last, quarter), last]
         if self.hidden_states == "weighted":
             return range(1, last)
         return range(last - 1, last) if self.kind == "transformer" else range(last, last + 1)

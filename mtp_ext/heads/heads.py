@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,9 @@ from transformers import DynamicCache
 
 from mtp_ext.heads import storage
 from mtp_ext.heads.backbone import Backbone, LayerOutputs
-from mtp_ext.heads.config import HeadsConfig
+from mtp_ext.heads.config import SEQUENTIAL, HeadsConfig
 from mtp_ext.heads.mlp_head import MLPHead
+from mtp_ext.heads.prefix_head import Prefix, PrefixHead, TextReader
 from mtp_ext.heads.sequential_head import SequentialHead
 from mtp_ext.heads.transformer_head import copy_final_layer
 from mtp_ext.mix_layers import mix_layers
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _FIRST_WEIGHT = 0.1  # of weighted hidden states
-_WIDTHS = {"mlp": 1, "sequential": 2}  # by kind, in hidden sizes
+_BLOCKS = {"mlp": MLPHead, "sequential": SequentialHead, "prefix": PrefixHead}
+_WIDTHS = {"mlp": 1, "sequential": 2, "prefix": 2}  # by kind, in hidden sizes
 
 
 class MTPHeads(nn.Module):
@@ -30,7 +32,8 @@ class MTPHeads(nn.Module):
     by the model's final norm: the model's depth stays as it is, and the head attends to earlier tokens. An `mlp` head
     is a residual block on the last hidden state (after the final norm, as the LM head reads it): cheap to draft with.
     A `sequential` head is one that follows the head before it and also reads the token before the one it predicts,
-    which is known by the time it drafts.
+    which is known by the time it drafts. A `prefix` head is a sequential one that also attends to the text so far, by
+    what several layers of the model gave for it: it drafts best.
 
     With `hidden_states="weighted"` a head reads softmax(w / T) . Z instead, a mixture of the outputs of layers 1 to
     L-1 by weights of its own, T = 0.1, which start as 0.1; an mlp head reads it through the model's final norm.
@@ -45,7 +48,7 @@ class MTPHeads(nn.Module):
     Attributes:
         config: what they are, and of which model.
 
-    Source: arXiv 2502.09419; sequential heads: arXiv 2402.05109.
+    Source: arXiv 2502.09419; sequential and prefix heads: arXiv 2402.05109.
     """
 
     config: HeadsConfig
@@ -63,9 +66,11 @@ class MTPHeads(nn.Module):
         if config.width is None:
             heads = [copy_final_layer(backbone, index, initialise=index >= copies) for index in range(count)]
         else:
-            block = MLPHead if config.kind == "mlp" else SequentialHead
+            block = _BLOCKS[config.kind]
             heads = [block(hidden, config.width, device=like.device, dtype=like.dtype) for _ in range(count)]
         self.heads = nn.ModuleList(heads)
+        if config.kind == "prefix":
+            self.reader = TextReader(hidden, len(config.layers), device=like.device, dtype=like.dtype)
         if config.hidden_states == "weighted":
             weights = like.new_full((count, len(config.layers)), _FIRST_WEIGHT, dtype=torch.float32)
             self.layer_weights = nn.Parameter(weights)
@@ -87,9 +92,11 @@ class MTPHeads(nn.Module):
             model: a causal transformers model whose layers are called as Llama's are.
             horizons: how many tokens ahead each head predicts: 2 is the token after the next one.
             kind: "transformer" (the first one starts as the model's own final layer, the others with random weights
-                of the model's own initialiser), "mlp" or "sequential" (each starts by predicting the next token).
+                of the model's own initialiser), "mlp", "sequential" or "prefix" (each starts by predicting the next
+                token).
             hidden_states: "last" or "weighted".
-            width: of the hidden layer of an mlp or sequential head; default: the model's hidden size, and twice that.
+            width: of the hidden layer of an mlp head, by default the model's hidden size, or of a sequential or prefix
+                head, twice that.
             seed: of the random weights.
 
         Raises:
@@ -99,7 +106,7 @@ class MTPHeads(nn.Module):
         backbone = Backbone(model)
         if kind == "transformer" and width is not None:
             raise ValueError(
-                "MTPHeads: width is for kinds 'mlp' and 'sequential', "
+                "MTPHeads: width is for kinds 'mlp', 'sequential' and 'prefix', "
                 "a transformer head has the sizes of the final layer"
             )
         if kind in _WIDTHS and width is None:
@@ -149,14 +156,17 @@ class MTPHeads(nn.Module):
         Args:
             states: from `layer_outputs`.
             position_ids: int64 [batch, tokens]; default: those that follow the tokens in `caches`.
-            attention_mask: [batch, tokens in caches and states], 0 for padding; only transformer heads need it.
-            caches: from `new_caches`; states are then of the tokens behind those it holds.
+            attention_mask: [batch, tokens in caches and states], 0 for padding; only transformer heads need it, and
+                prefix heads do not take padding before a text.
+            caches: from `new_caches`; states are then of the tokens behind those it holds. Only transformer heads have
+                them; prefix heads have `read`.
 
         Returns:
-            Of each head [batch, tokens, hidden]; of a sequential one, those of a text's last n - 1 tokens mean nothing.
+            Of each head [batch, tokens, hidden]; of a sequential or prefix one, those of a text's last n - 1 tokens
+            mean nothing.
         """
-        if self.config.kind == "sequential":
-            return self._along(states.last_hidden, states.input_ids)
+        if self.config.kind in SEQUENTIAL:
+            return self._along(states)
         return self.from_layers(states.layers, position_ids=position_ids, attention_mask=attention_mask, caches=caches)
 
     def from_layers(
@@ -208,25 +218,58 @@ class MTPHeads(nn.Module):
         storage.fill(Path(folder), heads, weights)
         return heads.eval()
 
-    def follow(self, level: int, hidden: Tensor, tokens: Tensor) -> Tensor:
+    def read(self, layers: Sequence[Tensor], tokens: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+        """What prefix heads keep of a text, keys and values, [batch, key heads, places, 64] each.
+
+        Args:
+            layers: outputs of the layers `config.layers`, [batch, places, hidden] each.
+            tokens: int64 [batch, places]: those behind these places, x[s+1] for x[s].
+            first: where in the text the first of these places is.
+        """
+        keys, values = self.reader(layers, self.unembedding[tokens], first)
+        return keys, values
+
+    def first_hidden(self, layers: Sequence[Tensor]) -> Tensor:
+        """What the first sequential or prefix head follows, [..., hidden]: the model's last hidden state, and for$
+        heads what they read in its inner layers besides.
+
+        Args:
+            layers: outputs of the layers `config.layers`, [..., hidden] each.
+        """
+        if self.config.kind == "sequential":
+            return layers[-1]
+        hidden: Tensor = self.reader.first_hidden(layers)
+        return hidden
+
+    def follow(self, level: int, hidden: Tensor, tokens: Tensor, prefix: Prefix | None = None) -> Tensor:
         """What sequential head `level`, counted from 0, says after one more token: the hidden state for x[t+2+level].
 
         Args:
-            hidden: [..., hidden]: the model's last hidden state at t for level 0, else that of the level before.
+            hidden: [..., hidden]: of level 0 `first_hidden` at t, else that of the level before; of prefix heads
+                [batch, queries, hidden].
             tokens: int64 [...]: x[t+1+level].
+            prefix: of the text up to t, for prefix heads.
 
         Returns:
             [..., hidden]: logits are `follow(...) @ unembedding.T`.
         """
-        out: Tensor = self.heads[level](hidden, self.unembedding[tokens])
+        head: Any = self.heads[level]
+        embedded = self.unembedding[tokens]
+        if prefix is not None:
+            hidden = head.look_back(hidden, embedded, prefix, level)
+        out: Tensor = head(hidden, embedded)
         return out
 
-    def _along(self, hidden: Tensor, tokens: Tensor) -> list[Tensor]:
-        """Of each sequential head, at all places of texts."""
-        outputs = []
+    def _along(self, states: LayerOutputs) -> list[Tensor]:
+        """Of each sequential or prefix head, at all places of texts."""
+        hidden, tokens, prefix, outputs = self.first_hidden(states.layers), states.input_ids, None, []
         for level in range(len(self.heads)):
             tokens = nn.functional.pad(tokens[:, 1:], (0, 1))
-            hidden = self.follow(level, hidden, tokens)
+            if level == 0 and self.config.kind == "prefix":
+                prefix = Prefix(
+                    *self.read(states.layers, tokens), torch.arange(tokens.shape[1], device=tokens.device)[None]
+                )
+            hidden = self.follow(level, hidden, tokens, prefix)
             outputs.append(hidden)
         return outputs
 

@@ -7,7 +7,7 @@ from mtp_ext.heads.config import HeadsConfig
 _SHARE = 0.9  # of the free memory that a run may count on
 # Numbers of float32 that a step keeps of one token for each head, in units of the hidden size: what the backward pass
 # of a decoder layer reads, or of an mlp block.
-_KEPT = {"transformer": 40, "mlp": 10, "sequential": 14}
+_KEPT = {"transformer": 40, "mlp": 10, "sequential": 14, "prefix": 24}
 # The same of each layer of a backbone that learns.
 _KEPT_OF_LAYER = 40
 

@@ -1,13 +1,14 @@
 """A training run from text to a folder with heads, a log and a plot."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from mtp_ext.heads import MTPHeads
+from mtp_ext.heads.config import SEQUENTIAL
 from mtp_ext.heads.training import memory
 from mtp_ext.heads.training.data import Block
 from mtp_ext.heads.training.log import draw, write_log
@@ -69,7 +70,8 @@ def train(
         text: blocks.
         output: a folder.
         progress: is told.
-        start: a folder with heads to go on from, of the settings' horizons and kind; None: new ones.
+        start: a folder with heads to go on from, of the settings' horizons and kind, or sequential ones that become
+            prefix heads; None: new ones.
         cache: hidden states of a frozen model are computed once and kept in "memory", or on "disk", below `output`;
             "none" computes them at each step.
         checkpoint_every: so many steps.
@@ -134,10 +136,15 @@ def _new_heads(settings: Settings, model: "PreTrainedModel") -> MTPHeads:
 
 
 def _old_heads(settings: Settings, model: "PreTrainedModel", folder: Path) -> MTPHeads:
-    heads = MTPHeads.from_pretrained(folder, model).float()
-    for name in ("horizons", "kind", "hidden_states"):
-        if (got := getattr(heads.config, name)) != (wanted := getattr(settings, name)):
+    old = MTPHeads.from_pretrained(folder, model).float()
+    grows = (old.config.kind, settings.kind) == ("sequential", "prefix")
+    for name in ("horizons", "hidden_states") if grows else ("horizons", "kind", "hidden_states"):
+        if (got := getattr(old.config, name)) != (wanted := getattr(settings, name)):
             raise ValueError(f"train: the heads in {folder} must have {name} {wanted}, got {got}")
+    if not grows:
+        return old
+    heads = _new_heads(replace(settings, width=old.config.width), model)
+    heads.load_state_dict(old.state_dict(), strict=False)  # all that sequential heads have; what looks back is new
     return heads
 
 
@@ -185,7 +192,7 @@ def _targets(
     if furthest < 2:
         raise ValueError(f"train: recipe distill needs a horizon from 2 on, got {list(heads.config.horizons)}")
     tokens = sum(len(block.tokens) for block in blocks)
-    if heads.config.kind == "sequential":
+    if heads.config.kind in SEQUENTIAL:
         advance = progress.phase("Next tokens of the model", tokens, "token")
         return next_token_targets(states, blocks, model, furthest=furthest, k=settings.soft_targets, progress=advance)
     teacher = Teacher(model, paths=settings.paths, k=settings.soft_targets)
