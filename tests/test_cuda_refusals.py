@@ -86,3 +86,14 @@ def test_more_blocks_than_a_grid_holds(cuda_kernels: str) -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.ops.mtp_ext.append_(cache, cache, new, new, lengths, None, None)
     assert str(caught.value) == "append_: the tensors are too large for one grid"
+
+
+@pytest.mark.parametrize("op", ["marginalize", "marginalize_topk", "marginalize_targets", "joint_topk"])
+def test_tensors_on_two_devices(cuda_kernels: str, op: str) -> None:
+    case = dense_case(2, 3, 70)
+    logits, other = case.logits.to(cuda_kernels), "cpu" if cuda_kernels == "cuda" else "meta"
+    options = {"marginalize": {}, "marginalize_targets": {"targets": torch.tensor([1, 2])}}.get(op, {"k": 2})
+    with pytest.raises(ValueError, match="branch_log_probs must be") as caught:
+        getattr(mtp_ext, op)(logits, case.log_probs.to(other), **options)
+    expected = f"[rows=2, branches=3] float32 on {logits.device}"
+    assert str(caught.value) == f"{op}: branch_log_probs must be {expected}, got [2, 3] float32 on {other}"
