@@ -17,7 +17,7 @@ def leave(kernel: Kernel, ins: Instruction) -> str:
     return "return;"
 
 
-@translates("trap", "brkpt")
+@translates("trap")
 def trap(kernel: Kernel, ins: Instruction) -> str:
     return f"trap({kernel.site()});"
 

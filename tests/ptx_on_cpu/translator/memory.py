@@ -17,7 +17,7 @@ def _strength(ins: Instruction) -> str:
     return "Strength::kStrong" if ins.one_of(*_STRONG) else "Strength::kWeak"
 
 
-@translates("ld", "ldu")
+@translates("ld")
 def load(kernel: Kernel, ins: Instruction) -> str:
     ins.allow(*_SPACES, *_STRONG, *_SCOPES, *_CACHE, "v2", "v4", "v8")
     space = ins.one_of(*_SPACES) or "generic"
@@ -88,7 +88,7 @@ def fence(kernel: Kernel, ins: Instruction) -> str:
     return "" if ins.has("cta") or ins.has("proxy") else "fence();"
 
 
-@translates("prefetch", "prefetchu", "applypriority", "discard", "nanosleep", "griddepcontrol")
+@translates("prefetch", "prefetchu", "applypriority", "nanosleep", "griddepcontrol")
 def hint(kernel: Kernel, ins: Instruction) -> str:
     """Nothing that a result depends on."""
     return ""
