@@ -139,7 +139,7 @@ __device__ int64_t sample(const SamplingRequest<scalar_t>& request, const Visit&
       double total = 0;
       for (int warp = 0; warp < kRowWarps; ++warp) total += sums[warp];
       if (!(total > 0 && total < static_cast<double>(kInfinity))) return -1;
-      threshold = uniform * total;
+      threshold = fmax(0.0, uniform * total);  // a uniform that is none must not keep it below 0
     }
     int chosen = 0;
     double through = before, before_chosen = before;
