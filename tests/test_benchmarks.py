@@ -16,7 +16,9 @@ BENCHMARKS = sorted(FOLDER.glob("bench_*.py"))
 
 
 def run(*command: str | Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER), *sys.path])}
+    # pytest-benchmark measures nothing in a worker of xdist, which this process may be and that one is not.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(FOLDER), *sys.path])
     done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

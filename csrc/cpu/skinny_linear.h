@@ -18,7 +18,11 @@ namespace mtp_ext {
 inline constexpr int64_t kPanel = 32;     // output columns
 inline constexpr int64_t kRowGroup = 16;  // rows of x that lie interleaved
 inline constexpr int64_t kRowBlock = 64;  // rows for which a panel is read once
+#if defined(__FMA__)
 inline constexpr int64_t kBlockInputs = 64;
+#else
+inline constexpr int64_t kBlockInputs = 32;  // each product is rounded too
+#endif
 
 struct LinearShape {
   int64_t rows, in, out;
