@@ -59,8 +59,8 @@ def check(prompt: Prompt, new_tokens: int) -> None:
     plain = write(ids, None, new_tokens)
     alone = logits_of(plain, length, 1)
     moved = max((logits_of(plain, length, nodes) - alone).abs().max().item() for nodes in NODES)
-    # The tokens are those of the head's argmax, whose products are float32: where logits of bfloat16 products nearly tie,
-    # the two may choose differently.
+    # The tokens are those of the fused argmax, whose products are float32: where logits of bfloat16 products nearly
+    # tie, the two may choose differently.
     short = alone.max(-1).values - alone.gather(-1, plain[length:, None])[:, 0]
     assert short.max() <= 2 * moved, f"a token that was written lies {short.max():.3g} below the best logit"
     for budget in (None, 12):
