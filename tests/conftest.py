@@ -5,10 +5,13 @@ threads sets their number itself (`mtp_ext.testing.threads`).
 """
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is loaded, here and in the processes that tests start
+sys.path.append(str(Path(__file__).parents[1]))  # for `tests.*`; last, so that an installed mtp_ext is what is tested
 
 import pytest
 import torch

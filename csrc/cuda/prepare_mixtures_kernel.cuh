@@ -11,6 +11,9 @@ namespace mtp_ext::cuda {
 
 inline constexpr int kPrepareThreads = 256;
 inline constexpr float kNatsPerOctave = static_cast<float>(kLn2);
+// What the largest weight of a row counts while they are added up as integers: the sum is then the same in any order,
+// whichever threads the branches fall to. Fits 2**24 branches.
+inline constexpr float kUnitWeight = 1ull << 40;
 
 // Whether indptr is one. A block looks at all of it: a wrong one makes every row NaN, as the whole call is refused on a
 // CPU, and rows cannot share branches.
@@ -62,6 +65,7 @@ __device__ inline int2 rank_of(bool flag, int* scratch) {
 
 __global__ void __launch_bounds__(kPrepareThreads) prepare_mixtures_kernel(const PrepareMixturesParams params) {
   __shared__ float floats[kPrepareThreads / kWarp];
+  __shared__ uint64_t totals[kPrepareThreads / kWarp];
   __shared__ int counts[kPrepareThreads / kWarp];
   const BranchLayout& layout = params.layout;
   const int64_t row = blockIdx.x;
@@ -82,12 +86,12 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_mixtures_kernel(const
   largest = reduce_block(largest, floats, Larger());
   float base = largest;
   if (params.renormalize) {
-    float total = 0;
+    uint64_t total = 0;
     for (int64_t branch = begin + threadIdx.x; branch < end; branch += kPrepareThreads) {
       const float weight = weights[branch];
-      if (weight != -kInfinity) total += expf(weight - largest);
+      if (weight != -kInfinity) total += __float2ull_rn(expf(weight - largest) * kUnitWeight);
     }
-    base = -logf(reduce_block(total, floats, Add()));
+    base = -logf(static_cast<float>(reduce_block(total, totals, Add())) / kUnitWeight);
   }
 
   int64_t count = 0;
