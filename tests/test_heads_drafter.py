@@ -1,5 +1,7 @@
 """MTP heads as a drafter: the model's own text, from trees that are what the heads say of it."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from drafters import Recorded
@@ -21,12 +23,18 @@ def target(request: pytest.FixtureRequest) -> Target:
     return TARGETS[request.param](head_model())
 
 
+ALL_KINDS = [*((*kind, [1, 2, 3]) for kind in KINDS), *((kind, "last", [2, 3, 4]) for kind in SEQUENTIAL)]
+SOME_TOKENS = torch.arange(0, 256, 3)
+
+
 @pytest.mark.parametrize("left", [True, False])
-@pytest.mark.parametrize(("kind", "hidden_states"), KINDS)
-def test_the_text_is_that_of_plain_decoding(target: Target, kind: str, hidden_states: str, left: bool) -> None:
+@pytest.mark.parametrize(("kind", "hidden_states", "horizons"), ALL_KINDS)
+def test_the_text_is_that_of_plain_decoding(
+    target: Target, kind: str, hidden_states: str, horizons: list[int], left: bool
+) -> None:
     """A batch with padding, at a fixed budget and at the one that is fastest."""
     ids, mask = prompts(left=left)
-    drafter = HeadsDrafter(trained_heads(head_model(), [1, 2, 3], kind, hidden_states))
+    drafter = HeadsDrafter(trained_heads(head_model(), horizons, kind, hidden_states))
     plain = generate(target, ids, attention_mask=mask, max_new_tokens=NEW)
     for budget in (9, None):
         drafted = generate(target, ids, drafter, attention_mask=mask, max_new_tokens=NEW, budget=budget)
@@ -36,21 +44,33 @@ def test_the_text_is_that_of_plain_decoding(target: Target, kind: str, hidden_st
             assert drafted.statistics.drafted > 100
 
 
-@pytest.mark.parametrize("left", [True, False])
-@pytest.mark.parametrize("kind", SEQUENTIAL)
-def test_sequential_heads_write_the_text_of_plain_decoding(target: Target, kind: str, left: bool) -> None:
-    ids, mask = prompts(left=left)
-    drafter = HeadsDrafter(trained_heads(head_model(), [2, 3, 4], kind, "last"))
-    plain = generate(target, ids, attention_mask=mask, max_new_tokens=NEW)
-    for budget in (9, None):
-        drafted = generate(target, ids, drafter, attention_mask=mask, max_new_tokens=NEW, budget=budget)
-        for text, expected in zip(drafted.sequences, plain.sequences, strict=True):
-            assert torch.equal(text, expected)
+class Said:
+    """What heads say of a text as a whole.
+
+    Args:
+        heads: that draft.
+        rounded: as with an LM head for drafts that is stored in bfloat16.
+    """
+
+    def __init__(self, heads: MTPHeads, rounded: bool) -> None:
+        self.heads, rows = heads, heads.unembedding
+        self.tokens = torch.arange(len(rows)) if heads.draft_tokens is None else heads.draft_tokens
+        self._rows = (rows.bfloat16().float() if rounded else rows)[self.tokens]
+
+    def hidden(self, texts: list[list[int]]) -> list[Tensor]:
+        """Of each head, of texts of one length."""
+        return self.heads(self.heads.layer_outputs(head_model(), torch.tensor(texts)))
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Of `tokens`."""
+        return (hidden @ self._rows.T).log_softmax(-1)
 
 
-def assert_along_paths(tree: TokenTree, request: int, heads: MTPHeads, unembedding: Tensor, text: list[int]) -> None:
+def assert_along_paths(tree: TokenTree, request: int, said: Said, text: list[int], nodes: int, depth: int) -> None:
     """Every node's log-probability is the sum of what the heads give along its path, given the tokens above it."""
     count = int(tree.node_counts[request])
+    assert count <= nodes
+    assert int(tree.depths[request, :count].max()) <= depth
     tokens, parents, log_probs = (x[request, :count].tolist() for x in (tree.tokens, tree.parents, tree.log_probs))
     assert tokens[0] == text[-1]
     assert log_probs == sorted(log_probs, reverse=True)
@@ -60,22 +80,42 @@ def assert_along_paths(tree: TokenTree, request: int, heads: MTPHeads, unembeddi
     # Of every node's parent the text down to it, padded behind it, where nothing looks.
     above = [text[:-1] + paths[parent] for parent in parents[1:]]
     longest = max(map(len, above), default=0)
-    states = heads.layer_outputs(head_model(), torch.tensor([line + [0] * (longest - len(line)) for line in above]))
-    hidden = heads(states)
+    hidden = said.hidden([line + [0] * (longest - len(line)) for line in above])
     for row, (token, parent) in enumerate(zip(tokens[1:], parents[1:], strict=True)):
-        said = (hidden[len(paths[parent]) - 1][row, len(text) - 2] @ unembedding.T).log_softmax(-1)
-        assert abs(log_probs[row + 1] - log_probs[parent] - said[token].item()) < 1e-3
+        level = said.log_probs(hidden[len(paths[parent]) - 1][row, len(text) - 2])
+        assert abs(log_probs[row + 1] - log_probs[parent] - level[said.tokens == token].item()) < 1e-3
 
 
-class Following:
-    """A drafter that compares what its sessions propose with what sequential heads say of each text as a whole."""
+def assert_best_first(tree: TokenTree, request: int, said: Said, text: list[int], nodes: int, depth: int) -> None:
+    """The tree is the best one of what the heads say of a text, whose last token is the root."""
+    top = [said.log_probs(hidden[0, -1]).topk(8) for hidden in said.hidden([text[:-1]])]
+    levels = [top[said.heads.config.horizons.index(horizon)] for horizon in range(2, 2 + min(depth, 2))]
+    tokens = torch.stack([said.tokens[level.indices] for level in levels])[None]
+    log_probs = torch.stack([level.values for level in levels])[None]
+    expected = TokenTree.best_first(torch.tensor(text[-1:]), tokens, log_probs, budget=nodes)
+    count = int(tree.node_counts[request])
+    assert count == expected.tokens.shape[1]
+    assert torch.equal(tree.tokens[request, :count], expected.tokens[0])
+    assert torch.equal(tree.parents[request, :count], expected.parents[0])
+    torch.testing.assert_close(tree.log_probs[request, :count], expected.log_probs[0], rtol=1e-4, atol=1e-4)
 
-    def __init__(self, drafter: HeadsDrafter, every: int) -> None:
-        self.drafter, self.every, self.compared, self.deepest = drafter, every, 0, 0
 
-    def start(self, target: Target, texts: list[list[int]], max_new_tokens: int) -> "Following":
+class Comparing:
+    """A drafter that compares what its sessions propose with what the heads say.
+
+    Args:
+        drafter: that drafts.
+        every: so many passes; those without a draft leave states to catch up with.
+        compare: `assert_along_paths` or `assert_best_first`.
+    """
+
+    def __init__(self, drafter: HeadsDrafter, every: int, compare: Callable[..., None]) -> None:
+        self.drafter, self.every, self.compare = drafter, every, compare
+        self.compared, self.deepest = 0, 0
+
+    def start(self, target: Target, texts: list[list[int]], max_new_tokens: int) -> "Comparing":
         self.session = self.drafter.start(target, texts, max_new_tokens)
-        self.rounds = isinstance(target, PreparedModel)  # its LM head for drafts is stored in bfloat16
+        self.said = Said(self.drafter.heads, isinstance(target, PreparedModel))
         self.texts = [list(text) for text in texts]
         self.layers, self.read, self.passes = self.session.layers, self.session.read, 0
         return self
@@ -83,16 +123,14 @@ class Following:
     @torch.no_grad()
     def propose(self, nodes: int, depths: list[int]) -> TokenTree:
         self.passes += 1
-        if self.passes % self.every:  # passes without a draft leave states to catch up with
+        if self.passes % self.every:
             return self.session.propose(1, depths)
         tree = self.session.propose(nodes, depths)
-        unembedding = self.drafter.heads.unembedding
-        if self.rounds:
-            unembedding = unembedding.bfloat16().float()
         for request, (text, depth) in enumerate(zip(self.texts, depths, strict=True)):
             if depth:
-                assert_along_paths(tree, request, self.drafter.heads, unembedding, text)
-        self.compared, self.deepest = self.compared + 1, max(self.deepest, int(tree.depths.max()))
+                self.compare(tree, request, self.said, text, nodes, depth)
+                self.compared += 1
+        self.deepest = max(self.deepest, int(tree.depths.max()))
         return tree
 
     def observe(self, accepted: list[list[int]]) -> None:
@@ -105,87 +143,25 @@ class Following:
         self.texts = [self.texts[request] for request in requests]
 
 
+@pytest.mark.parametrize("tokens", [None, SOME_TOKENS], ids=["all tokens", "some tokens"])
 @pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("kind", SEQUENTIAL)
-def test_sequential_heads_draft_what_they_say_along_each_path(target: Target, kind: str, every: int) -> None:
+@pytest.mark.parametrize(("kind", "hidden_states", "horizons"), ALL_KINDS)
+def test_drafts_are_what_the_heads_say(
+    target: Target, kind: str, hidden_states: str, horizons: list[int], every: int, tokens: Tensor | None
+) -> None:
     """Of each request of a batch with padding, whatever was accepted before, and after others have left."""
     ids, mask = prompts()
-    drafter = Following(HeadsDrafter(trained_heads(head_model(), [2, 3, 4], kind, "last"), width=3), every)
+    heads = trained_heads(head_model(), horizons, kind, hidden_states)
+    if tokens is not None:
+        heads.draft_from(tokens)
+    compare, width = (assert_along_paths, 3) if kind in SEQUENTIAL else (assert_best_first, 8)
+    drafter = Comparing(HeadsDrafter(heads, width=width), every, compare)
     plain = generate(target, ids, attention_mask=mask, max_new_tokens=NEW)
     stop = plain.new_tokens[1][NEW // 2].item()  # so that a request ends before the others
     drafted = generate(target, ids, drafter, attention_mask=mask, max_new_tokens=NEW, budget=8, stop_tokens=[stop])
     assert len({len(tokens) for tokens in drafted.new_tokens}) > 1
     assert drafter.compared > 5
-    assert drafter.deepest == 3
-
-
-@torch.no_grad()
-def expected_tree(heads: MTPHeads, unembedding: Tensor, text: list[int], nodes: int, depth: int) -> TokenTree:
-    """What the heads say of a text, whose last token is the root, after one pass of the model over all of it."""
-    states = heads.layer_outputs(head_model(), torch.tensor([text[:-1]]))
-    top = [(hidden[0, -1] @ unembedding.T).log_softmax(-1).topk(8) for hidden in heads(states)]
-    levels = [top[heads.config.horizons.index(horizon)] for horizon in range(2, 2 + depth)]
-    tokens = torch.stack([level.indices for level in levels])[None]
-    log_probs = torch.stack([level.values for level in levels])[None]
-    return TokenTree.best_first(torch.tensor(text[-1:]), tokens, log_probs, budget=nodes)
-
-
-def assert_same_tree(actual: TokenTree, request: int, expected: TokenTree) -> None:
-    count = int(actual.node_counts[request])
-    assert count == expected.tokens.shape[1]
-    assert torch.equal(actual.tokens[request, :count], expected.tokens[0])
-    assert torch.equal(actual.parents[request, :count], expected.parents[0])
-    torch.testing.assert_close(actual.log_probs[request, :count], expected.log_probs[0], rtol=1e-4, atol=1e-4)
-
-
-class Checking:
-    """A drafter that compares what its sessions propose with what the heads say of each text as a whole."""
-
-    def __init__(self, drafter: HeadsDrafter, every: int) -> None:
-        self.drafter, self.every, self.compared = drafter, every, 0
-
-    def start(self, target: Target, texts: list[list[int]], max_new_tokens: int) -> "Checking":
-        self.session = self.drafter.start(target, texts, max_new_tokens)
-        self.rounds = isinstance(target, PreparedModel)  # its LM head for drafts is stored in bfloat16
-        self.texts = [list(text) for text in texts]
-        self.layers, self.read, self.passes = self.session.layers, self.session.read, 0
-        return self
-
-    def propose(self, nodes: int, depths: list[int]) -> TokenTree:
-        self.passes += 1
-        if self.passes % self.every:  # passes without a draft leave states to catch up with
-            return TokenTree(torch.tensor([[text[-1]] for text in self.texts]), torch.full((len(self.texts), 1), -1))
-        tree = self.session.propose(nodes, depths)
-        heads, unembedding = self.drafter.heads, self.drafter.heads.unembedding
-        if self.rounds:
-            unembedding = unembedding.bfloat16().float()
-        for request, (text, depth) in enumerate(zip(self.texts, depths, strict=True)):
-            expected = expected_tree(heads, unembedding, text, nodes if depth else 1, min(max(depth, 1), 2))
-            assert_same_tree(tree, request, expected)
-            self.compared += depth > 0
-        return tree
-
-    def observe(self, accepted: list[list[int]]) -> None:
-        self.session.observe(accepted)
-        for text, tokens in zip(self.texts, accepted, strict=True):
-            text += tokens
-
-    def select(self, requests: list[int]) -> None:
-        self.session.select(requests)
-        self.texts = [self.texts[request] for request in requests]
-
-
-@pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize(("kind", "hidden_states"), KINDS)
-def test_drafts_are_what_the_heads_say(target: Target, kind: str, hidden_states: str, every: int) -> None:
-    """Of each request of a batch, whatever was accepted before, and after others have left."""
-    ids, mask = prompts()
-    drafter = Checking(HeadsDrafter(trained_heads(head_model(), [2, 3], kind, hidden_states)), every)
-    plain = generate(target, ids, attention_mask=mask, max_new_tokens=NEW)
-    stop = plain.new_tokens[1][NEW // 2].item()  # so that a request ends before the others
-    drafted = generate(target, ids, drafter, attention_mask=mask, max_new_tokens=NEW, budget=12, stop_tokens=[stop])
-    assert len({len(tokens) for tokens in drafted.new_tokens}) > 1
-    assert drafter.compared > 5
+    assert drafter.deepest == horizons[-1] - 1
 
 
 def test_sampling_repeats_itself(target: Target) -> None:

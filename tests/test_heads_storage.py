@@ -1,6 +1,8 @@
 """Heads in a folder: loaded as they were saved, whole or not at all, and on their own model alone."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,29 @@ def test_loaded_heads_are_the_same(tmp_path: Path, kind: str, hidden_states: str
         assert_same_bits(one, other)
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == ["config.json", "heads.safetensors"]
     assert json.loads((tmp_path / "new" / "folder" / "config.json").read_text())["kind"] == kind
+
+
+def test_draft_tokens_are_kept(tmp_path: Path) -> None:
+    model = head_model()
+    tokens = torch.tensor([3, 7, 255])
+    trained_heads(model, [2, 3], "prefix", "last").draft_from(tokens).bfloat16().save_pretrained(tmp_path)
+    loaded = MTPHeads.from_pretrained(tmp_path, model)
+    assert loaded.config.draft_tokens == 3
+    assert torch.equal(loaded.draft_tokens, tokens)
+
+
+@pytest.mark.parametrize("tokens", [[], [[1, 2]], [2, 1], [1, 1], [-1, 2], [1, 256], [1.0, 2.0]])
+def test_refused_draft_tokens(tmp_path: Path, tokens: list[object]) -> None:
+    """By `draft_from`, and in a file."""
+    model = head_model()
+    heads = trained_heads(model, [2], "mlp", "last")
+    expected = "MTPHeads: draft_tokens must be int64 [tokens], ascending and below 256, got torch."
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        heads.draft_from(torch.tensor(tokens))
+    wrong = torch.tensor(tokens)
+    if wrong.dim() == 1 and len(wrong) and not wrong.is_floating_point():
+        storage.save(tmp_path, replace(heads.config, draft_tokens=2), heads.state_dict() | {"draft_tokens": wrong})
+        assert refusal(tmp_path, model).startswith(expected)
 
 
 @torch.no_grad()

@@ -49,6 +49,14 @@ def test_a_run_leaves_heads_that_load_a_log_and_a_plot(tmp_path, recipe, cache):
     assert not joint or any("Hidden" not in phase for phase in progress.phases)
 
 
+def test_drafts_are_made_of_frequent_tokens(tmp_path):
+    text, model = Text(random_blocks(8), []), tiny_model()
+    train(Settings(horizons=(2,), kind="mlp", batch=4, draft_tokens=5), model, text, tmp_path, _Quiet())
+    counts = torch.bincount(torch.cat([block.tokens for block in text.training]))
+    tokens = MTPHeads.from_pretrained(tmp_path / "heads", model).draft_tokens
+    assert sorted(counts[tokens].tolist()) == counts.sort().values[-5:].tolist()
+
+
 def test_an_interrupted_run_is_gone_on_with(tmp_path):
     settings, text = Settings(horizons=(2,), kind="mlp", batch=2, epochs=2), Text(random_blocks(8), [])
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from mtp_ext.heads.training import losses
-from mtp_ext.heads.training.columns import ColumnSampler
+from mtp_ext.heads.training.columns import ColumnSampler, frequent_tokens
 from mtp_ext.heads.training.data import Block
 from mtp_ext.heads.training.losses import head_losses, rms_scales
 from mtp_ext.testing import assert_within_budget
@@ -85,6 +85,13 @@ def test_all_columns_are_the_exact_loss():
     columns = ColumnSampler([Block(torch.arange(20))], VOCAB, VOCAB)(targets, 0)
     sampled = head_losses(hidden, unembedding[columns.tokens], columns.places[targets], offsets=columns.offsets)
     torch.testing.assert_close(sampled, head_losses(hidden, unembedding, targets))
+
+
+def test_frequent_tokens():
+    text = [Block(torch.tensor([7, 7, 7, 3])), Block(torch.tensor([9, 3, 1, 9, 9, 9]))]
+    assert frequent_tokens(text, VOCAB, 2).tolist() == [7, 9]
+    assert frequent_tokens(text, VOCAB, 3).tolist() == [3, 7, 9]
+    assert frequent_tokens(text, VOCAB, 100).tolist() == [1, 3, 7, 9]
 
 
 def test_balanced_losses_have_the_rms_of_the_first_head():

@@ -147,6 +147,12 @@ def add_parser(commands: "Commands") -> None:
         help="tokens that distill teaches (default: %(default)s)",
     )
     how.add_argument(
+        "--draft-tokens",
+        type=_count,
+        metavar="N",
+        help="drafts are made of the N most frequent tokens of the text, which a draft has sooner (default: of all)",
+    )
+    how.add_argument(
         "--cache",
         choices=("memory", "disk", "none"),
         default="memory",
@@ -199,6 +205,7 @@ def run(options: argparse.Namespace) -> int:
         exact_epochs=options.exact_epochs,
         paths=options.paths,
         soft_targets=options.soft_targets,
+        draft_tokens=options.draft_tokens,
     )
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -1,12 +1,13 @@
 """Drafts from MTP heads, which read the hidden states that the model left at the last token."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mtp_ext.branches import select_branches
+from mtp_ext.decoding.draft_head import DraftHead
 from mtp_ext.decoding.drafters import ReadingSession, roots_alone
 from mtp_ext.decoding.prefix_drafts import PrefixSession
 from mtp_ext.decoding.sequential_drafts import SequentialSession
@@ -15,14 +16,13 @@ from mtp_ext.heads import MTPHeads
 from mtp_ext.ops.checks import check_range
 from mtp_ext.tree import TokenTree
 
-Head = Callable[[Tensor], Tensor]  # float32 logits [..., vocab] of hidden states [..., hidden]
-
 
 class HeadsDrafter:
     """Trees from the distributions of MTP heads: level d holds what the head of horizon d + 1 finds most probable.
 
-    A draft costs the heads and one product with the unembedding, which they share with the model; of sequential and
-    prefix heads, whose levels are conditioned on the tokens above them, a product for each level.
+    A draft costs the heads and one product with the unembedding, which they share with the model, or with its rows of
+    the heads' `draft_tokens`; of sequential and prefix heads, whose levels are conditioned on the tokens above them, a
+    product for each level.
 
     Args:
         heads: of the model that they draft for; the first one's horizon must be 1 or 2.
@@ -40,7 +40,7 @@ class HeadsDrafter:
         check_range("HeadsDrafter", "width", width, 1, 1024)
         self.heads, self.width = heads, width
         self._target: Target | None = None  # the last one, and its LM head for drafts
-        self._head: Head
+        self._head: DraftHead
 
     def start(self, target: Target, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> ReadingSession:
         """As `Drafter.start`.
@@ -55,7 +55,9 @@ class HeadsDrafter:
                 f"got heads for {vocab} tokens and a model of {target.vocab}"
             )
         if self._target is not target:
-            self._head, self._target = readable("HeadsDrafter", target).draft_head(), target
+            tokens = self.heads.draft_tokens
+            self._head = DraftHead(readable("HeadsDrafter", target).draft_head(tokens), tokens)
+            self._target = target
         roots = [prompt[-1] for prompt in prompts]
         if self.heads.config.kind == "prefix":
             return PrefixSession(self.heads, self._head, target.device, self.width, prompts)
@@ -67,7 +69,7 @@ class HeadsDrafter:
 class HeadsSession:
     """The hidden states of the last token of each text."""
 
-    def __init__(self, drafter: HeadsDrafter, head: Head, device: torch.device, roots: list[int]) -> None:
+    def __init__(self, drafter: HeadsDrafter, head: DraftHead, device: torch.device, roots: list[int]) -> None:
         heads = drafter.heads
         self.layers: Sequence[int] = heads.config.layers
         self._width, self._head, self._device, self._roots = drafter.width, head, device, roots
@@ -83,8 +85,9 @@ class HeadsSession:
         if nodes <= 1 or levels == 0:
             return roots_alone(self._roots, self._device)
         hidden = self._states.hidden()[:, self._ranks[:levels]]  # [batch, levels, hidden]
-        top = select_branches(self._head(hidden).flatten(0, 1), top_p=1.0, top_k=self._width)
+        top = select_branches(self._head.logits(hidden).flatten(0, 1), top_p=1.0, top_k=self._width)
         tokens, log_probs = (x.view(len(self._roots), levels, -1) for x in (top.tokens, top.log_probs))
+        tokens = self._head.tokens_of(tokens)
         limits = torch.tensor(depths, device=tokens.device)[:, None, None]
         beyond = torch.arange(levels, device=tokens.device)[:, None] >= limits
         log_probs = log_probs.masked_fill(beyond | (tokens < 0), -torch.inf)

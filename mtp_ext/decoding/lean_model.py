@@ -98,9 +98,9 @@ class LeanModel:
         model._kept = layers
         return model
 
-    def draft_head(self) -> Callable[[Tensor], Tensor]:
+    def draft_head(self, tokens: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         model = copy(self)
-        model.head = self.head.rounded()
+        model.head = self.head.rounded(tokens)
         return model.logits
 
     @property

@@ -48,11 +48,18 @@ class Linear:
         """The same weights, multiplied in another way."""
         return replace(self, arithmetic=arithmetic)
 
-    def rounded(self) -> "Linear":
-        """With weights rounded to bfloat16, which take half of the time; this very layer where they are."""
-        if self.packed.storage == torch.bfloat16:
-            return self
-        return replace(self, packed=pack_linear(self.packed.unpack().bfloat16()))
+    def rounded(self, outputs: Tensor | None = None) -> "Linear":
+        """With weights rounded to bfloat16, which take half of the time; this very layer where they are.
+
+        Args:
+            outputs: int64, those alone that the new layer has; None: all.
+        """
+        if outputs is None:
+            if self.packed.storage == torch.bfloat16:
+                return self
+            return replace(self, packed=pack_linear(self.packed.unpack().bfloat16()))
+        bias = None if self.bias is None else self.bias[outputs]
+        return replace(self, packed=pack_linear(self.packed.unpack()[outputs].bfloat16()), bias=bias)
 
     @property
     def nbytes(self) -> int:

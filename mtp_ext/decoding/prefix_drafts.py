@@ -1,11 +1,12 @@
 """Drafts from prefix MTP heads: as from sequential ones, and each looks back at the text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mtp_ext.decoding.draft_head import DraftHead
 from mtp_ext.decoding.sequential_drafts import SequentialSession
 from mtp_ext.heads import MTPHeads, Prefix
 from mtp_ext.tree import TokenTree
@@ -16,7 +17,7 @@ class PrefixSession(SequentialSession):
 
     Args:
         heads: prefix heads.
-        head: float32 logits [..., vocab] of hidden states [..., hidden].
+        head: for drafts.
         device: of the target.
         width: nodes of a level.
         prompts: of the batch.
@@ -25,7 +26,7 @@ class PrefixSession(SequentialSession):
     def __init__(
         self,
         heads: MTPHeads,
-        head: Callable[[Tensor], Tensor],
+        head: DraftHead,
         device: torch.device,
         width: int,
         prompts: Sequence[Sequence[int]],

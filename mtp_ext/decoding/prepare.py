@@ -83,8 +83,8 @@ class PreparedModel:
         prepared._running = self._target.keeping(layers)
         return prepared
 
-    def draft_head(self) -> Callable[[Tensor], Tensor]:
-        return self._target.draft_head()
+    def draft_head(self, tokens: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        return self._target.draft_head(tokens)
 
 
 def prepare(model: PreTrainedModel, *, storage: str = "auto", arithmetic: str = "float32") -> PreparedModel:

@@ -1,11 +1,12 @@
 """Drafts from sequential MTP heads: a level of the tree is what a head expects behind each leaf of the one before."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mtp_ext.branches import select_branches
+from mtp_ext.decoding.draft_head import DraftHead
 from mtp_ext.decoding.drafters import grow_tree
 from mtp_ext.decoding.growing_tree import GrowingTree
 from mtp_ext.heads import MTPHeads
@@ -18,7 +19,7 @@ class SequentialSession:
 
     Args:
         heads: sequential ones.
-        head: float32 logits [..., vocab] of hidden states [..., hidden].
+        head: for drafts.
         device: of the target.
         width: nodes of a level.
         roots: the last token of each prompt.
@@ -27,7 +28,7 @@ class SequentialSession:
     def __init__(
         self,
         heads: MTPHeads,
-        head: Callable[[Tensor], Tensor],
+        head: DraftHead,
         device: torch.device,
         width: int,
         roots: list[int],
@@ -47,12 +48,13 @@ class SequentialSession:
         hidden, tokens = self._hidden, tree.tokens  # of the leaves: [batch, leaves, hidden] and [batch, leaves]
         for level in range(levels):
             hidden = self._follow(level, hidden, tokens)
-            logits = self._head(hidden)
+            logits = self._head.logits(hidden)
             if level == 0:
                 best = select_branches(logits[:, 0], top_p=1.0, top_k=self._width)
                 log_probs, leaves, tokens = best.log_probs, torch.zeros_like(best.tokens), best.tokens
             else:
                 log_probs, leaves, tokens = joint_topk(logits, tree.leaf_log_probs, k=self._width)
+            tokens = self._head.tokens_of(tokens)
             leaves, first = leaves.clamp(min=0), tree.first_leaf
             tree = tree.with_level(tokens, first + leaves, log_probs)
             hidden = hidden.gather(1, leaves[..., None].expand(-1, -1, hidden.shape[2]))

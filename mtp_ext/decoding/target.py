@@ -8,10 +8,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
+from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from mtp_ext.integrations.cache_argument import cache_argument
@@ -108,9 +110,10 @@ class ReadableTarget(Target, Protocol):
         """The same target, whose passes keep `layer_outputs` of these layers, ascending and counted from 1; the last
         layer's are after the final norm."""
 
-    def draft_head(self) -> Callable[[Tensor], Tensor]:
-        """An LM head for drafts: float32 [..., vocab] of hidden states [..., hidden] after the final norm. What drafts
-        cost counts more than their last digits, so its weights may be rounded to bfloat16."""
+    def draft_head(self, tokens: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """An LM head for drafts: float32 [..., vocab] of hidden states [..., hidden] after the final norm, or
+        [..., len(tokens)], of these tokens alone. What drafts cost counts more than their last digits, so its weights
+        may be rounded to bfloat16."""
 
 
 def readable(op: str, target: Target) -> ReadableTarget:
@@ -259,8 +262,11 @@ class TransformersTarget:
         target._kept = layers
         return target
 
-    def draft_head(self) -> Callable[[Tensor], Tensor]:
+    def draft_head(self, tokens: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         head: Any = self.model.get_output_embeddings()
+        if tokens is not None:
+            bias = None if head.bias is None else head.bias[tokens]
+            head = partial(linear, weight=head.weight[tokens], bias=bias)
         softcap = getattr(self.model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
 
         @torch.no_grad()

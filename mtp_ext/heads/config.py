@@ -42,6 +42,7 @@ class HeadsConfig:
         width: of the hidden layer of an mlp, sequential or prefix head; None for transformer heads.
         base: the model.
         temperature: of the weights of weighted hidden states, T in softmax(w / T).
+        draft_tokens: how many tokens drafts are made of, see `MTPHeads.draft_from`; None: the vocabulary.
 
     Raises:
         ValueError: a value that is not one of these.
@@ -53,6 +54,7 @@ class HeadsConfig:
     width: int | None
     base: BaseModel
     temperature: float = 0.1
+    draft_tokens: int | None = None
 
     def __post_init__(self) -> None:
         ascending = all(a < b for a, b in zip(self.horizons, self.horizons[1:], strict=False))
@@ -70,6 +72,8 @@ class HeadsConfig:
             self._check_sequence()
         if self.width is not None:
             check_range("MTPHeads", "width", self.width, 1, _LARGEST_WIDTH)
+        if self.draft_tokens is not None:
+            check_range("MTPHeads", "draft_tokens", self.draft_tokens, 1, self.base.vocab)
 
     def _check_sequence(self) -> None:
         """Each sequential head reads the one before it, the first the model's last hidden state."""

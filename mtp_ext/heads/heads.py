@@ -1,6 +1,7 @@
 """MTP heads: further tokens from the hidden states of a model that was trained for the next one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +48,13 @@ class MTPHeads(nn.Module):
 
     Attributes:
         config: what they are, and of which model.
+        draft_tokens: int64 [tokens], ascending, those that drafts are made of; None: all. See `draft_from`.
 
     Source: arXiv 2502.09419; sequential and prefix heads: arXiv 2402.05109.
     """
 
     config: HeadsConfig
+    draft_tokens: Tensor | None
 
     def __init__(self, backbone: Backbone, config: HeadsConfig, *, copies: int = 0) -> None:
         """Heads with weights from torch's generator, the first `copies` transformer heads as copies.
@@ -74,6 +77,8 @@ class MTPHeads(nn.Module):
         if config.hidden_states == "weighted":
             weights = like.new_full((count, len(config.layers)), _FIRST_WEIGHT, dtype=torch.float32)
             self.layer_weights = nn.Parameter(weights)
+        tokens = None if config.draft_tokens is None else torch.arange(config.draft_tokens, device=like.device)
+        self.register_buffer("draft_tokens", tokens)
 
     @classmethod
     def from_model(
@@ -125,6 +130,23 @@ class MTPHeads(nn.Module):
         """From now on these are heads of this model, such as the one they were trained with jointly."""
         self._borrowed = (Backbone(model),)
         self.config = self.config.with_base(self._backbone.describe())
+        return self
+
+    def draft_from(self, tokens: Tensor) -> "MTPHeads":
+        """From now on drafts are made of these tokens alone: a draft then reads these rows of the unembedding, not
+        all. A few thousand that are frequent draft almost as well as all, and the product is most of a draft's cost.
+
+        Args:
+            tokens: int64 [tokens], ascending.
+
+        Raises:
+            ValueError: something else.
+
+        Source: arXiv 2502.14856.
+        """
+        check_draft_tokens(tokens, self.config.base.vocab)
+        self.draft_tokens = tokens.to(self.unembedding.device)
+        self.config = replace(self.config, draft_tokens=len(tokens))
         return self
 
     def layer_outputs(
@@ -216,6 +238,8 @@ class MTPHeads(nn.Module):
         with torch.random.fork_rng():
             heads = cls(backbone, config, copies=len(config.horizons))
         storage.fill(Path(folder), heads, weights)
+        if heads.draft_tokens is not None:
+            check_draft_tokens(heads.draft_tokens, config.base.vocab)
         return heads.eval()
 
     def read(self, layers: Sequence[Tensor], tokens: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
@@ -287,3 +311,13 @@ class MTPHeads(nn.Module):
             return [layers[0]] * len(self.heads)
         mixtures = self.mixtures(layers)
         return mixtures if self.config.kind == "transformer" else list(map(self._backbone.final_norm, mixtures))
+
+
+def check_draft_tokens(tokens: Tensor, vocab: int) -> None:
+    """Raises a ValueError for what `MTPHeads.draft_from` refuses."""
+    right = tokens.dim() == 1 and len(tokens) > 0 and tokens.dtype == torch.int64
+    if not right or not (tokens[0] >= 0 and tokens[-1] < vocab and (tokens.diff() > 0).all()):
+        raise ValueError(
+            f"MTPHeads: draft_tokens must be int64 [tokens], ascending and below {vocab}, "
+            f"got {tokens.dtype} {list(tokens.shape)}: {tokens.flatten()[:8].tolist()}, ..."
+        )

@@ -30,6 +30,13 @@ class Columns(NamedTuple):
     places: Tensor
 
 
+def frequent_tokens(blocks: Sequence[Block], vocab: int, count: int) -> Tensor:
+    """int64, ascending: the most frequent tokens of a text, at most so many, those alone that occur."""
+    counts = torch.bincount(torch.cat([block.tokens for block in blocks]), minlength=vocab)
+    order = counts.argsort(descending=True, stable=True)[:count]
+    return order[counts[order] > 0].sort().values
+
+
 class ColumnSampler:
     """Chooses the columns of each step.
 
@@ -40,9 +47,7 @@ class ColumnSampler:
     """
 
     def __init__(self, blocks: Sequence[Block], vocab: int, count: int) -> None:
-        counts = torch.bincount(torch.cat([block.tokens for block in blocks]), minlength=vocab)
-        order = counts.argsort(descending=True, stable=True)[: count // 2]
-        self._frequent = order[counts[order] > 0]
+        self._frequent = frequent_tokens(blocks, vocab, count // 2)
         self._vocab, self._count = vocab, count
 
     def __call__(self, targets: Tensor, seed: int) -> Columns:

@@ -10,6 +10,7 @@ import torch
 from mtp_ext.heads import MTPHeads
 from mtp_ext.heads.config import SEQUENTIAL
 from mtp_ext.heads.training import memory
+from mtp_ext.heads.training.columns import frequent_tokens
 from mtp_ext.heads.training.data import Block
 from mtp_ext.heads.training.log import draw, write_log
 from mtp_ext.heads.training.loop import Targets, Training, observed
@@ -117,6 +118,8 @@ def train(
             merged = trained.merge_and_unload()
             merged.save_pretrained(output / MODEL)
             heads.bind(merged)
+        if settings.draft_tokens is not None:
+            heads.draft_from(frequent_tokens(text.training, heads.config.base.vocab, settings.draft_tokens))
         heads.eval().to(torch.bfloat16).save_pretrained(output / HEADS)
         write_log(output / LOG, training.log, (configuration or {}) | {"settings": settings.identity()} | facts)
         draw(output / PLOT, training.log)

@@ -24,6 +24,7 @@ class Settings:
         exact_epochs: the last epochs see all columns again.
         paths: for `distill`, the intermediate tokens, or paths of them, that are summed over.
         soft_targets: for `distill`, how many of the marginal's tokens a head is taught.
+        draft_tokens: drafts are made of so many tokens, the most frequent of the text; None: of all.
     """
 
     recipe: str = "frozen"
@@ -42,6 +43,7 @@ class Settings:
     exact_epochs: int = 1
     paths: int = 8
     soft_targets: int = 16
+    draft_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
