@@ -10,6 +10,9 @@ import pytest
 
 from mtp_ext.testing import has_kernel
 
+pytestmark = pytest.mark.skipif(
+    not has_kernel("marginalize", "cpu"), reason="takes minutes on the reference, and compares it with itself"
+)
 REPOSITORY = Path(__file__).parents[1]
 FOLDER = REPOSITORY / "benchmarks"
 BENCHMARKS = sorted(FOLDER.glob("bench_*.py"))
@@ -44,7 +47,6 @@ def test_report_shows_every_op_and_draws(results: Path) -> None:
         assert (results.parent / name).stat().st_size > 0
 
 
-@pytest.mark.skipif(not has_kernel("skinny_linear", "cpu"), reason="takes minutes on the reference")
 def test_decoding_is_compared(tmp_path: Path) -> None:
     text = run(FOLDER / "decode.py", "--rounds", "1", "--new-tokens", "4", "--kinds", "copy", "--output", str(tmp_path))
     assert "| mtp_ext float32, lookup | " in text

@@ -13,6 +13,8 @@ import pytest
 import setuptools
 import torch
 
+from mtp_ext.testing import has_kernel
+
 REPOSITORY = Path(__file__).parent.parent
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 SOURCES = {
@@ -72,6 +74,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler is found")
+@pytest.mark.skipif(not has_kernel("marginalize", "cpu"), reason="no kernel was built; these build their own")
 @pytest.mark.parametrize("name", instruction_sets())
 @pytest.mark.parametrize("program", SOURCES)
 def test_kernels(programs: dict[tuple[str, str], tuple[Path, subprocess.Popen[str]]], program: str, name: str) -> None:
