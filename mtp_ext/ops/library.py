@@ -42,7 +42,11 @@ def define(
 
     def call(*args: Any) -> Any:
         try:
-            return overload(*args)
+            if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or torch.compiler.is_compiling():
+                return overload(*args)
+            # Gradients are registered in Python, which costs as much again as the call where there are none to take.
+            with torch._C._AutoDispatchBelowAutograd():
+                return overload(*args)
         except (RuntimeError, TypeError):
             if not torch.compiler.is_compiling():
                 check(*args)
