@@ -133,8 +133,14 @@ def test_mistakes_are_reported_while_compiling(device: str) -> None:
         compiled(case.logits, case.log_probs)
 
 
-def test_functions_under_inference_mode(device: str) -> None:
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_functions_without_gradients(device: str, mode: Any) -> None:
     case = dense_case(2, 3, 17).to(device)
-    with torch.inference_mode():
-        inference = case.run(mtp_ext.marginalize)
-    assert_same_bits(inference, case.run(mtp_ext.marginalize))
+    expected = case.run(mtp_ext.marginalize)
+    leaf = BranchCase(case.logits.requires_grad_(), case.log_probs, case.indptr)
+    for function in (mtp_ext.marginalize, torch.compile(mtp_ext.marginalize, fullgraph=True, backend="aot_eager")):
+        with mode():
+            actual = leaf.run(function)
+        assert not actual.requires_grad
+        assert_same_bits(actual, expected)
+    assert leaf.run(mtp_ext.marginalize).requires_grad

@@ -42,7 +42,7 @@ def define(
 
     def call(*args: Any) -> Any:
         try:
-            if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or torch.compiler.is_compiling():
+            if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
                 return overload(*args)
             # Gradients are registered in Python, which costs as much again as the call where there are none to take.
             with torch._C._AutoDispatchBelowAutograd():
