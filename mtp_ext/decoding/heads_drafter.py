@@ -1,6 +1,7 @@
 """Drafts from MTP heads, which read the hidden states that the model left at the last token."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Protocol
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from mtp_ext.branches import select_branches
 from mtp_ext.decoding.draft_head import DraftHead
 from mtp_ext.decoding.drafters import ReadingSession, roots_alone
+from mtp_ext.decoding.exchange import ExchangedLinears
 from mtp_ext.decoding.prefix_drafts import PrefixSession
 from mtp_ext.decoding.sequential_drafts import SequentialSession
 from mtp_ext.decoding.target import Target, readable
@@ -39,8 +41,9 @@ class HeadsDrafter:
             )
         check_range("HeadsDrafter", "width", width, 1, 1024)
         self.heads, self.width = heads, width
-        self._target: Target | None = None  # the last one, and its LM head for drafts
+        self._target: Target | None = None  # the last one, its LM head for drafts, and the heads made fast
         self._head: DraftHead
+        self._drafting: MTPHeads
 
     def start(self, target: Target, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> ReadingSession:
         """As `Drafter.start`.
@@ -57,22 +60,31 @@ class HeadsDrafter:
         if self._target is not target:
             tokens = self.heads.draft_tokens
             self._head = DraftHead(readable("HeadsDrafter", target).draft_head(tokens), tokens)
+            self._drafting = _packed(self.heads) if target.device.type == "cpu" else self.heads
             self._target = target
         roots = [prompt[-1] for prompt in prompts]
-        if self.heads.config.kind == "prefix":
-            return PrefixSession(self.heads, self._head, target.device, self.width, prompts)
-        if self.heads.config.kind == "sequential":
-            return SequentialSession(self.heads, self._head, target.device, self.width, roots)
-        return HeadsSession(self, self._head, target.device, roots)
+        heads = self._drafting
+        if heads.config.kind == "prefix":
+            return PrefixSession(heads, self._head, target.device, self.width, prompts)
+        if heads.config.kind == "sequential":
+            return SequentialSession(heads, self._head, target.device, self.width, roots)
+        return HeadsSession(heads, self._head, target.device, self.width, roots)
+
+
+def _packed(heads: MTPHeads) -> MTPHeads:
+    """A copy of the heads whose linear layers read half the bytes, where their weights are bfloat16 numbers, as those
+    of stored heads are."""
+    copy = deepcopy(heads)
+    ExchangedLinears(copy, None)
+    return copy
 
 
 class HeadsSession:
     """The hidden states of the last token of each text."""
 
-    def __init__(self, drafter: HeadsDrafter, head: DraftHead, device: torch.device, roots: list[int]) -> None:
-        heads = drafter.heads
+    def __init__(self, heads: MTPHeads, head: DraftHead, device: torch.device, width: int, roots: list[int]) -> None:
         self.layers: Sequence[int] = heads.config.layers
-        self._width, self._head, self._device, self._roots = drafter.width, head, device, roots
+        self._width, self._head, self._device, self._roots = width, head, device, roots
         horizons = heads.config.horizons
         first = horizons.index(2)
         # Levels of a tree follow one another: a head behind a gap has none to hang on.

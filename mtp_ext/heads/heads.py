@@ -1,6 +1,7 @@
 """MTP heads: further tokens from the hidden states of a model that was trained for the next one."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,14 @@ class MTPHeads(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return cls(backbone, config, copies=1)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "MTPHeads":
+        """Copies the heads, not the model that they borrow from."""
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        memo[id(self._borrowed)] = self._borrowed
+        vars(new).update(deepcopy(vars(self), memo))
+        return new
 
     @property
     def unembedding(self) -> Tensor:
