@@ -23,6 +23,7 @@ from tree_models import (
 )
 
 from mtp_ext import TokenTree
+from mtp_ext.integrations.cache_argument import cache_option
 from mtp_ext.integrations.transformers import load_model
 from mtp_ext.integrations.tree_attention import NAME
 from mtp_ext.integrations.tree_cache import TreeCache
@@ -64,7 +65,7 @@ def test_plain_passes_are_eager(eager: PreTrainedModel, model: PreTrainedModel, 
                     ids[:, chunk],
                     attention_mask=mask[:, : chunk.stop],
                     position_ids=position_ids[:, chunk],
-                    past_key_values=cache,
+                    **cache_option(type(model).forward, cache),
                     use_cache=cached,
                 ).logits
             )
@@ -220,7 +221,9 @@ def test_generate_gives_the_tokens_of_eager(
     expected = eager.generate(ids, attention_mask=mask, **options)
     assert torch.equal(model.generate(ids, attention_mask=mask, **options), expected)
     cache = TreeCache(model, 3 * options.get("num_beams", 1), 30)
-    assert torch.equal(model.generate(ids, attention_mask=mask, past_key_values=cache, **options), expected)
+    assert torch.equal(
+        model.generate(ids, attention_mask=mask, **cache_option(type(model).forward, cache), **options), expected
+    )
 
 
 @torch.no_grad()
@@ -228,14 +231,14 @@ def test_our_cache_is_a_cache(device: str) -> None:
     model = with_trees(tree_model("gemma2").to(device))
     ids, _ = prompts(device)
     cache = TreeCache(model, 3, 32)
-    expected = model(ids, past_key_values=cache).logits
+    expected = model(ids, **cache_option(type(model).forward, cache)).logits
     assert (cache.get_seq_length(), cache.get_max_length(), len(cache.kv.keys)) == (20, 32, 2)
     cache.crop(-2)
-    torch.testing.assert_close(model(ids[:, 18:], past_key_values=cache).logits, expected[:, 18:])
+    torch.testing.assert_close(model(ids[:, 18:], **cache_option(type(model).forward, cache)).logits, expected[:, 18:])
     cache.batch_repeat_interleave(2)
     cache.batch_select_indices(torch.tensor([1, 2, 4], device=device))
     cache.crop(-1)
-    last = model(ids[:, 19:], past_key_values=cache).logits
+    last = model(ids[:, 19:], **cache_option(type(model).forward, cache)).logits
     torch.testing.assert_close(last[2], expected[2, 19:])
     cache.reset()
     assert_same_bits(chain_forward(model, ids, cache).logits, expected)

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 from tree_models import tree_model, with_trees
 
 from mtp_ext import TokenTree
+from mtp_ext.integrations.cache_argument import cache_option
 from mtp_ext.integrations.tree_cache import TreeCache
 from mtp_ext.integrations.tree_model import chain_forward, sibling_forward, tree_forward
 
@@ -36,15 +37,15 @@ def test_refused_masks() -> None:
     )
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(IDS, past_key_values=cache)
+        model(IDS, **cache_option(type(model).forward, cache))
     refused(
         "mtp_tree: attention_mask must cover all 8 tokens, those in the cache included, got [1, 4]",
-        lambda: model(IDS, attention_mask=ONE, past_key_values=cache),
+        lambda: model(IDS, attention_mask=ONE, **cache_option(type(model).forward, cache)),
     )
     static = transformers.StaticCache(model.config, max_cache_len=8)
     refused(
         "mtp_tree: the cache must grow with its tokens, got one of fixed shape, such as StaticCache",
-        lambda: model(IDS, past_key_values=static),
+        lambda: model(IDS, **cache_option(type(model).forward, static)),
     )
 
 
@@ -176,7 +177,7 @@ def test_other_attention_cannot_use_our_cache() -> None:
     refused(
         "TreeCache: model must run with attention 'mtp_tree', got 'eager'; "
         "call model.set_attn_implementation('mtp_tree')",
-        lambda: model(IDS, past_key_values=TreeCache(model, 1, 8)),
+        lambda: model(IDS, **cache_option(type(model).forward, TreeCache(model, 1, 8))),
     )
 
 
@@ -184,7 +185,7 @@ def test_other_attention_cannot_use_our_cache() -> None:
 def test_a_cache_that_the_model_has_filled_knows_nothing_of_padding() -> None:
     model = with_trees(tree_model("llama"))
     cache = TreeCache(model, 2, 16)
-    model(IDS.expand(2, 4), past_key_values=cache)
+    model(IDS.expand(2, 4), **cache_option(type(model).forward, cache))
     refused(
         "tree_forward: cache must be filled by chain_forward, got one that the model itself has written to",
         lambda: tree_forward(model, TokenTree(IDS[:, :1].expand(2, 1), -torch.ones(2, 1).long()), cache),
@@ -193,5 +194,5 @@ def test_a_cache_that_the_model_has_filled_knows_nothing_of_padding() -> None:
     chain_forward(model, IDS.expand(2, 4), cache, attention_mask=torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]))
     refused(
         "mtp_tree: only chain_forward and tree_forward take requests of different lengths, got [4, 2]",
-        lambda: model(IDS.expand(2, 4), past_key_values=cache),
+        lambda: model(IDS.expand(2, 4), **cache_option(type(model).forward, cache)),
     )
