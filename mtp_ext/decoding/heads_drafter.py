@@ -41,7 +41,7 @@ class HeadsDrafter:
             )
         check_range("HeadsDrafter", "width", width, 1, 1024)
         self.heads, self.width = heads, width
-        self._target: Target | None = None  # the last one, its LM head for drafts, and the heads made fast
+        self._target: Target | None = None  # the last one, its LM head for drafts, and the heads that draft for it
         self._head: DraftHead
         self._drafting: MTPHeads
 

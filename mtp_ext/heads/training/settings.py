@@ -24,7 +24,8 @@ class Settings:
         exact_epochs: the last epochs see all columns again.
         paths: for `distill`, the intermediate tokens, or paths of them, that are summed over.
         soft_targets: for `distill`, how many of the marginal's tokens a head is taught.
-        draft_tokens: drafts are made of so many tokens, the most frequent of the text; None: of all.
+        draft_tokens: drafts are made of so many tokens, the most frequent of the text; None: of all, or of those of the
+            heads that training starts from.
     """
 
     recipe: str = "frozen"
