@@ -164,6 +164,17 @@ def test_drafts_are_what_the_heads_say(
     assert drafter.deepest == horizons[-1] - 1
 
 
+@pytest.mark.parametrize("kind", ["mlp", "prefix"])
+def test_fewer_tokens_than_the_width(target: Target, kind: str) -> None:
+    ids, mask = prompts()
+    heads = trained_heads(head_model(), [2, 3], kind, "last").draft_from(torch.tensor([7, 9]))
+    plain = generate(target, ids, attention_mask=mask, max_new_tokens=NEW)
+    drafted = generate(target, ids, HeadsDrafter(heads), attention_mask=mask, max_new_tokens=NEW, budget=9)
+    for text, expected in zip(drafted.sequences, plain.sequences, strict=True):
+        assert torch.equal(text, expected)
+    assert drafted.statistics.drafted > 100
+
+
 def test_sampling_repeats_itself(target: Target) -> None:
     ids, mask = prompts()
     drafter = HeadsDrafter(trained_heads(head_model(), [2, 3], "mlp", "last"))

@@ -27,7 +27,8 @@ class HeadsDrafter:
     product for each level.
 
     Args:
-        heads: of the model that they draft for; the first one's horizon must be 1 or 2.
+        heads: of the model that they draft for; the first one's horizon must be 1 or 2. They draft as they are when the
+            drafter first meets a target.
         width: tokens of a level that are considered.
 
     Raises:
@@ -64,11 +65,12 @@ class HeadsDrafter:
             self._target = target
         roots = [prompt[-1] for prompt in prompts]
         heads = self._drafting
+        width = self.width if heads.draft_tokens is None else min(self.width, len(heads.draft_tokens))
         if heads.config.kind == "prefix":
-            return PrefixSession(heads, self._head, target.device, self.width, prompts)
+            return PrefixSession(heads, self._head, target.device, width, prompts)
         if heads.config.kind == "sequential":
-            return SequentialSession(heads, self._head, target.device, self.width, roots)
-        return HeadsSession(heads, self._head, target.device, self.width, roots)
+            return SequentialSession(heads, self._head, target.device, width, roots)
+        return HeadsSession(heads, self._head, target.device, width, roots)
 
 
 def _packed(heads: MTPHeads) -> MTPHeads:
