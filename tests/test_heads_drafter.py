@@ -130,6 +130,8 @@ class Comparing:
             if depth:
                 self.compare(tree, request, self.said, text, nodes, depth)
                 self.compared += 1
+            else:
+                assert (int(tree.node_counts[request]), int(tree.tokens[request, 0])) == (1, text[-1])
         self.deepest = max(self.deepest, int(tree.depths.max()))
         return tree
 
@@ -145,7 +147,7 @@ class Comparing:
 
 @pytest.mark.parametrize("tokens", [None, SOME_TOKENS], ids=["all tokens", "some tokens"])
 @pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize(("kind", "hidden_states", "horizons"), ALL_KINDS)
+@pytest.mark.parametrize(("kind", "hidden_states", "horizons"), [*((*kind, [2, 3]) for kind in KINDS), *ALL_KINDS])
 def test_drafts_are_what_the_heads_say(
     target: Target, kind: str, hidden_states: str, horizons: list[int], every: int, tokens: Tensor | None
 ) -> None:
@@ -154,11 +156,11 @@ def test_drafts_are_what_the_heads_say(
     heads = trained_heads(head_model(), horizons, kind, hidden_states)
     if tokens is not None:
         heads.draft_from(tokens)
-    compare, width = (assert_along_paths, 3) if kind in SEQUENTIAL else (assert_best_first, 8)
+    compare, width, budget = (assert_along_paths, 3, 8) if kind in SEQUENTIAL else (assert_best_first, 8, 12)
     drafter = Comparing(HeadsDrafter(heads, width=width), every, compare)
     plain = generate(target, ids, attention_mask=mask, max_new_tokens=NEW)
     stop = plain.new_tokens[1][NEW // 2].item()  # so that a request ends before the others
-    drafted = generate(target, ids, drafter, attention_mask=mask, max_new_tokens=NEW, budget=8, stop_tokens=[stop])
+    drafted = generate(target, ids, drafter, attention_mask=mask, max_new_tokens=NEW, budget=budget, stop_tokens=[stop])
     assert len({len(tokens) for tokens in drafted.new_tokens}) > 1
     assert drafter.compared > 5
     assert drafter.deepest == horizons[-1] - 1

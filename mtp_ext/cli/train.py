@@ -150,7 +150,7 @@ def add_parser(commands: "Commands") -> None:
         "--draft-tokens",
         type=_count,
         metavar="N",
-        help="drafts are made of the N most frequent tokens of the text, which a draft has sooner (default: of all)",
+        help="drafts are made of the N most frequent tokens of the text, and cost less (default: all, or as --start)",
     )
     how.add_argument(
         "--cache",
