@@ -35,7 +35,9 @@ void MixtureTopK::mix_block(const scalar_t* logits, const Block& block, TopCandi
 
 template <typename scalar_t>
 void MixtureTopK::mix_first(const scalar_t* logits, int64_t share) {
-  if (share < static_cast<int64_t>(blocks_.size())) mix_block(logits, blocks_[share], shares_[share]);
+  if (share >= static_cast<int64_t>(blocks_.size())) return;
+  mix_block(logits, blocks_[share], shares_[share]);
+  shares_[share].cut();
 }
 
 void MixtureTopK::agree() {

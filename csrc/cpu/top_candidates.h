@@ -15,9 +15,10 @@ struct Candidate {
   int64_t id;
 };
 
-inline bool precedes(const Candidate& a, const Candidate& b) {
+// An object and not a function, which sorting would call through a pointer.
+inline constexpr auto precedes = [](const Candidate& a, const Candidate& b) {
   return a.value > b.value || (a.value == b.value && a.id < b.id);
-}
+};
 
 class TopCandidates {
  public:
@@ -29,6 +30,7 @@ class TopCandidates {
 
   void add(float value, int64_t id) {
     if (!(value >= threshold_) || value == -kInfinity) return;
+    if (candidates_.empty()) candidates_.reserve(std::min(2 * k_ + kSlack, kFirstCapacity));
     candidates_.push_back({value, id});
     if (static_cast<int64_t>(candidates_.size()) >= 2 * k_ + kSlack) cut();
   }
@@ -65,6 +67,7 @@ class TopCandidates {
 
  private:
   static constexpr int64_t kSlack = 64;
+  static constexpr int64_t kFirstCapacity = 64;  // 1 KiB, as much as malloc hands out quickly
 
   int64_t k_;
   float threshold_;

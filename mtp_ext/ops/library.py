@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+from torch import is_grad_enabled, is_inference_mode_enabled
+from torch.compiler import is_compiling
 
 _LIBRARY = torch.library.Library("mtp_ext", "DEF")
 
@@ -42,13 +44,13 @@ def define(
 
     def call(*args: Any) -> Any:
         try:
-            if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+            if is_grad_enabled() or is_compiling() or is_inference_mode_enabled():
                 return overload(*args)
             # Gradients are registered in Python, which costs as much again as the call where there are none to take.
             with torch._C._AutoDispatchBelowAutograd():
                 return overload(*args)
         except (RuntimeError, TypeError):
-            if not torch.compiler.is_compiling():
+            if not is_compiling():
                 check(*args)
             raise
 
@@ -73,7 +75,7 @@ def refuse_gradient(name: str, op: Operator) -> Operator:
     """The op `name`, refusing what requires a gradient: one that works in place has no output to hang a backward on."""
 
     def call(*args: Any) -> Any:
-        if torch.is_grad_enabled() and any(x.requires_grad for x in _tensors(args)):
+        if is_grad_enabled() and any(x.requires_grad for x in _tensors(args)):
             raise RuntimeError(_no_gradient(name))
         return op(*args)
 
