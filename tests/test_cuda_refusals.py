@@ -88,6 +88,15 @@ def test_more_blocks_than_a_grid_holds(cuda_kernels: str) -> None:
     assert str(caught.value) == "append_: the tensors are too large for one grid"
 
 
+def test_more_branches_than_a_sum_of_weights_holds(cuda_kernels: str) -> None:
+    """2^24 branches of equal weights, which would add up to zero."""
+    logits = torch.zeros(1, 1, 1, device=cuda_kernels).expand(1, 2**24, 1)
+    weights = torch.zeros(1, 2**24, device=cuda_kernels)
+    with pytest.raises(RuntimeError) as caught:
+        torch.ops.mtp_ext.marginalize(logits, weights, None, True)
+    assert str(caught.value) == "marginalize: branches must be at most 16777215 on cuda, got 16777216"
+
+
 @pytest.mark.parametrize("op", ["marginalize", "marginalize_topk", "marginalize_targets", "joint_topk"])
 def test_tensors_on_two_devices(cuda_kernels: str, op: str) -> None:
     case = dense_case(2, 3, 70)

@@ -36,7 +36,16 @@ struct BranchPass {
   DeviceArray<MixtureTerm> terms;
   DeviceArray<MixtureRow> rows;
 
-  BranchPass(const Tensor& like, const BranchLayout& layout) : terms(like, layout.total()), rows(like, layout.rows) {}
+  BranchPass(const char* op, const Tensor& like, const BranchLayout& layout)
+      : terms(like, checked(op, layout).total()), rows(like, layout.rows) {}
+
+ private:
+  static const BranchLayout& checked(const char* op, const BranchLayout& layout) {
+    if (layout.branches > kMostBranches) {
+      refuse(op, "branches must be at most ", kMostBranches, " on cuda, got ", layout.branches);
+    }
+    return layout;
+  }
 };
 
 // The elements between the weights of two rows.
@@ -61,7 +70,7 @@ inline PrepareMixturesParams prepare_params(const BranchPass& pass, const Branch
 inline BranchPass read_branches(const char* op, const Tensor& branch_logits, const Tensor& branch_log_probs,
                                 const BranchLayout& layout, bool renormalize, const Launch& launch,
                                 float* block_maxima = nullptr) {
-  const BranchPass pass(branch_log_probs, layout);
+  const BranchPass pass(op, branch_log_probs, layout);
   const DeviceArray<ChunkSum> sums(branch_log_probs, layout.total() * sum_chunks(layout.vocab));
   PrepareMixturesParams params = prepare_params(pass, layout, branch_log_probs, renormalize, launch);
   params.sums = sums.data();

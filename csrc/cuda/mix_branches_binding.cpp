@@ -10,7 +10,7 @@ Tensor mix_branches(const Tensor& branch_logits, const Tensor& branch_log_probs,
   const BranchLayout layout = check_branch_shapes(kOp, branch_logits, branch_log_probs, indptr);
   check_normalizers(kOp, normalizers, layout, branch_logits);
   const Launch launch(kOp, branch_logits);
-  const BranchPass pass(branch_log_probs, layout);
+  const BranchPass pass(kOp, branch_log_probs, layout);
   const Tensor out = new_empty(branch_log_probs, {layout.rows, layout.vocab}, kFloat32);
   PrepareMixturesParams params = prepare_params(pass, layout, branch_log_probs, /*renormalize=*/false, launch);
   params.normalizers = normalizers.const_data_ptr<double>();

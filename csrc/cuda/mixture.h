@@ -12,6 +12,9 @@
 
 namespace mtp_ext::cuda {
 
+// Of a row, or of all ragged rows: the sum of their weights is an integer of 64 bits, in which each is at most 2^40.
+inline constexpr int64_t kMostBranches = (1ll << 24) - 1;
+
 struct alignas(16) MixtureTerm {
   int64_t branch;        // within its row
   float log_normalizer;  // nats

@@ -12,7 +12,7 @@ namespace mtp_ext::cuda {
 inline constexpr int kPrepareThreads = 256;
 inline constexpr float kNatsPerOctave = static_cast<float>(kLn2);
 // What the largest weight of a row counts while they are added up as integers: the sum is then the same in any order,
-// whichever threads the branches fall to. Fits 2**24 branches.
+// whichever threads the branches fall to. Fits kMostBranches.
 inline constexpr float kUnitWeight = 1ull << 40;
 
 // Whether indptr is one. A block looks at all of it: a wrong one makes every row NaN, as the whole call is refused on a
