@@ -21,30 +21,28 @@ struct Octaves {
 // Sum of 2^y over the columns, and the largest logit of each block.
 template <bool kCentered, bool kMaxima, typename scalar_t>
 float sum_columns(const scalar_t* logits, int64_t columns, const Octaves& octaves, float* block_maxima) {
-  constexpr int64_t kWays = 4;  // sums that grow side by side, so that an addition need not wait for the last
   Floats total{};
   for (int64_t begin = 0; begin < columns; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, columns);
-    Floats sums[kWays] = {};
-    Floats maxima[kWays] = {broadcast(-kInfinity), broadcast(-kInfinity), broadcast(-kInfinity), broadcast(-kInfinity)};
-    const auto add = [&](Floats x, int64_t way) {
-      sums[way] = sums[way] + exp2(octaves.of<kCentered>(x));
-      if constexpr (kMaxima) maxima[way] = max(x, maxima[way]);
-    };
+    Floats block{};
+    Floats largest = broadcast(-kInfinity);
+    const auto term = [&](Floats x) { return exp2(octaves.of<kCentered>(x)); };
     int64_t column = begin;
-    for (; column + kWays * kLanes <= end; column += kWays * kLanes) {
-      for (int64_t way = 0; way < kWays; way += 2) {
-        const FloatsPair pair = load_pair(logits + column + way * kLanes);
-        add(pair.first, way);
-        add(pair.second, way + 1);
-      }
+    // Four are added up before their sum: it then waits for the last addition once, and takes one register, of which
+    // AVX2 has few.
+    for (; column + 4 * kLanes <= end; column += 4 * kLanes) {
+      const FloatsPair a = load_pair(logits + column), b = load_pair(logits + column + 2 * kLanes);
+      block = block + ((term(a.first) + term(a.second)) + (term(b.first) + term(b.second)));
+      if constexpr (kMaxima) largest = max(max(max(a.first, a.second), max(b.first, b.second)), largest);
     }
-    for (; column + kLanes <= end; column += kLanes) add(load(logits + column), 0);
-    if (column < end) add(load_partial(logits + column, end - column, -kInfinity), 1);
-    total = total + ((sums[0] + sums[1]) + (sums[2] + sums[3]));
-    if constexpr (kMaxima) {
-      block_maxima[begin / kBlock] = maximum(max(max(maxima[0], maxima[1]), max(maxima[2], maxima[3])));
+    for (; column < end; column += kLanes) {
+      const int64_t lanes = std::min(kLanes, end - column);
+      const Floats x = lanes == kLanes ? load(logits + column) : load_partial(logits + column, lanes, -kInfinity);
+      block = block + term(x);
+      if constexpr (kMaxima) largest = max(x, largest);
     }
+    total = total + block;
+    if constexpr (kMaxima) block_maxima[begin / kBlock] = maximum(largest);
   }
   return sum(total);
 }

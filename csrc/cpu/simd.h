@@ -4,9 +4,8 @@
 // knows the difference. A Floats is a compiler vector type, so + - * / and comparisons are the language's
 // own.
 //
-//   exp2(y)  2^y, y in octaves. Polynomial of degree 5 on [0, 1): relative error 1.5e-7 measured over all of
-//   it.
-//            1 at 0, 0 below 2^-126 at the latest, +inf from 128 on, NaN stays NaN.
+//   exp2(y)  2^y, y in octaves. Polynomial of degree 5 on [0, 1) or [-0.5, 0.5]: relative error 1.5e-7 measured
+//            over all of it. 1 at 0, 0 below -127 at the latest, +inf from 128 on at the latest, NaN stays NaN.
 //   log(x)   natural logarithm of a positive normal number. Relative error 1e-7 measured on [0.707, 1.414].
 #pragma once
 
@@ -133,9 +132,6 @@ inline Floats keep(Floats a, uint32_t lanes, float otherwise) {
   return _mm512_mask_mov_ps(broadcast(otherwise), static_cast<__mmask16>(lanes), a);
 }
 
-inline Floats exp2_scale(Floats mantissa, Floats y) { return _mm512_scalef_ps(mantissa, y); }  // floors y itself
-inline Floats fraction(Floats y) { return _mm512_reduce_ps(y, _MM_FROUND_TO_NEG_INF); }        // 0 at infinity
-
 #elif defined(__AVX2__)
 
 inline Floats load(const float* data) { return _mm256_loadu_ps(data); }
@@ -149,6 +145,7 @@ inline Floats load(const float16* data) {
 inline void store(float* data, Floats value) { _mm256_storeu_ps(data, value); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline Floats max(Floats a, Floats b) { return _mm256_max_ps(a, b); }  // b where either is NaN
+inline Floats min(Floats a, Floats b) { return _mm256_min_ps(a, b); }  // b where either is NaN
 inline uint32_t less_mask(Floats a, Floats b) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
 }
@@ -164,6 +161,7 @@ inline Floats load(const scalar_t* data) {
 inline void store(float* data, Floats value) { std::memcpy(data, &value, sizeof(value)); }
 inline Floats fma(Floats a, Floats b, Floats c) { return a * b + c; }
 inline Floats max(Floats a, Floats b) { return a > b ? a : b; }  // b where either is NaN
+inline Floats min(Floats a, Floats b) { return a < b ? a : b; }  // b where either is NaN
 inline uint32_t less_mask(Floats a, Floats b) {
   const Integers less = a < b;
   uint32_t mask = 0;
@@ -191,27 +189,6 @@ inline float maximum(Floats a) {
   float result = a[0];
   for (int64_t i = 1; i < kLanes; ++i) result = std::max(result, a[i]);
   return result;
-}
-
-#if defined(__AVX2__)
-inline Floats floor(Floats y) { return _mm256_floor_ps(y); }
-#else
-inline Floats floor(Floats y) {  // |y| < 2^31: exp2 has clamped it
-  const Floats truncated = __builtin_convertvector(__builtin_convertvector(y, Integers), Floats);
-  return truncated > y ? truncated - 1.0f : truncated;
-}
-#endif
-
-// What AVX-512 does in one instruction each. The clamps keep the exponent in its field: 2^-127 is written as
-// 0 and 2^128 as infinity. max(constant, NaN) is NaN.
-inline Floats clamp_exponent(Floats y) { return -max(broadcast(-128.0f), -max(broadcast(-127.0f), y)); }
-inline Floats fraction(Floats y) {
-  y = clamp_exponent(y);
-  return y - floor(y);
-}
-inline Floats exp2_scale(Floats mantissa, Floats y) {
-  const Integers exponent = __builtin_convertvector(floor(clamp_exponent(y)), Integers);
-  return mantissa * (Floats)((exponent + 127) << 23);
 }
 
 #endif
@@ -299,15 +276,36 @@ void store_lanes(scalar_t* data, int64_t count, Floats value) {
 
 // ---- Two functions ----------------------------------------------------------------------------------------
 
+#if defined(__AVX512F__)
+
 inline Floats exp2(Floats y) {
-  const Floats r = fraction(y);
+  const Floats r = _mm512_reduce_ps(y, _MM_FROUND_TO_NEG_INF);  // y - floor(y), 0 at infinity
   Floats p = fma(broadcast(0.0018671301659196615f), r, broadcast(0.009017029777169228f));
   p = fma(p, r, broadcast(0.05579991266131401f));
   p = fma(p, r, broadcast(0.24016444385051727f));
   p = fma(p, r, broadcast(0.6931512951850891f));
   p = fma(p, r, broadcast(1.0f));
-  return exp2_scale(p, y);
+  return _mm512_scalef_ps(p, y);  // floors y itself
 }
+
+#else
+
+// Added to y, it leaves the nearest integer in the lowest bits, plus the bias of an exponent: shifted by 23 they are
+// that power of two. The clamps keep it in its field: 2^-127 is written as 0 and 2^128 as infinity.
+inline Floats exp2(Floats y) {
+  const Floats magic = broadcast(0x1.8p23f + 127);
+  y = min(broadcast(128.0f), max(broadcast(-127.0f), y));
+  const Floats rounded = y + magic;
+  const Floats r = y - (rounded - magic);
+  Floats p = fma(broadcast(0.001326411496847868f), r, broadcast(0.00967133603990078f));
+  p = fma(p, r, broadcast(0.05550722777843475f));
+  p = fma(p, r, broadcast(0.24022243916988373f));
+  p = fma(p, r, broadcast(0.6931470036506653f));
+  p = fma(p, r, broadcast(1.0f));
+  return p * (Floats)((Integers)rounded << 23);
+}
+
+#endif
 
 inline Floats log(Floats x) {
   const Integers bits = (Integers)x;
