@@ -212,8 +212,8 @@ FloatsPair in_order(FloatsPair pair) {
   return pair;
 }
 
+// bfloat16, the even and the odd ones: an instruction each, where widening one half takes two.
 #if defined(__AVX512F__)
-// The even and the odd ones: an instruction each, where widening one half takes two.
 template <>
 inline FloatsPair load_pair(const bfloat16* data) {
   const __m512i words = _mm512_loadu_si512(data);
@@ -226,6 +226,20 @@ inline FloatsPair in_order<bfloat16>(FloatsPair pair) {
   const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
   return {_mm512_permutex2var_ps(pair.first, low, pair.second), _mm512_permutex2var_ps(pair.first, high, pair.second)};
+}
+#elif defined(__AVX2__)
+template <>
+inline FloatsPair load_pair(const bfloat16* data) {
+  const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(words, 16)),
+          _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(static_cast<int>(0xffff0000))))};
+}
+
+template <>
+inline FloatsPair in_order<bfloat16>(FloatsPair pair) {
+  const __m256 low = _mm256_unpacklo_ps(pair.first, pair.second);  // 0 to 3 and 8 to 11
+  const __m256 high = _mm256_unpackhi_ps(pair.first, pair.second);
+  return {_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
 }
 #endif
 
