@@ -10,7 +10,8 @@ import pytest
 import torch
 from cases import HIDDEN_SHAPES
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import multiprocessing
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
 
 import mtp_ext
 
@@ -23,9 +24,8 @@ def _seconds(rank: int, world: int, shape: tuple[int, int, int], rounds: int, fo
     branches, width, vocab = shape
     group = None
     if world > 1:
-        store = torch.distributed.FileStore(f"{folder}/store", world)
-        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
-        group = torch.distributed.group.WORLD
+        distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+        group = distributed.group.WORLD
     torch.manual_seed(rank)
     hidden = torch.ones(1, branches, width).cumsum(1).remainder(7.0).sub(3.0)  # the same on all ranks
     unembedding = torch.randn(vocab // world, width).mul_(width**-0.5)
@@ -34,14 +34,14 @@ def _seconds(rank: int, world: int, shape: tuple[int, int, int], rounds: int, fo
     with torch.inference_mode():
         for _ in range(rounds + 1):  # the first is not counted
             if group is not None:
-                torch.distributed.barrier(group)
+                distributed.barrier(group)
             start = perf_counter()
             mtp_ext.linear_marginalize(hidden, unembedding, weights, group=group)
             times.append(perf_counter() - start)
     if rank == 0:
         torch.save(times[1:], f"{folder}/seconds")
     if group is not None:
-        torch.distributed.destroy_process_group()
+        distributed.destroy_process_group()
 
 
 @pytest.mark.benchmark(group="speed")
@@ -53,7 +53,7 @@ def test_two_processes(benchmark: BenchmarkFixture, pytestconfig: pytest.Config,
     def turn() -> None:
         for world, times in seconds.items():
             with tempfile.TemporaryDirectory() as folder:
-                multiprocessing.spawn(_seconds, (world, shape, rounds, folder), nprocs=world)
+                spawn(_seconds, (world, shape, rounds, folder), nprocs=world)
                 times += torch.load(Path(folder) / "seconds")
 
     benchmark.pedantic(turn, rounds=1)
