@@ -88,7 +88,7 @@ def read(path: Path) -> Results:
     data = json.loads(path.read_text())
     infos: dict[str, list[dict[str, Any]]] = {"speed": [], "scaling": [], "overhead": [], "memory": []}
     for benchmark in data["benchmarks"]:
-        for info in benchmark["extra_info"].get("records", ()):  # training has a form of its own
+        for info in benchmark["extra_info"].get("records", ()):  # some have forms of their own
             infos[benchmark["group"]].append({**info, "shape": tuple(info["shape"])})
     _keep_best_ceilings(infos["speed"] + infos["scaling"])
     return Results(

@@ -7,7 +7,6 @@ namespace {
 
 // Octaves below the best token. Real nuclei of 0.99 end 10 to 20 octaves down.
 constexpr float kReaches[] = {12, 20, 40, kInfinity};
-constexpr int64_t kFirstCapacity = 64;  // tokens, 1 KiB: as much as malloc hands out quickly
 
 }  // namespace
 
@@ -22,7 +21,7 @@ Nucleus select_row(const scalar_t* logits, int64_t vocab, const Normalizer& norm
   }
   const float best = *std::max_element(block_maxima, block_maxima + block_count(vocab));
   std::vector<Candidate> found;
-  found.reserve(std::min(vocab, kFirstCapacity));
+  found.reserve(kFirstCandidates);
   int64_t count = 0;
   double mass = 0;
   for (const float reach : kReaches) {

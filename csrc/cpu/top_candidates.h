@@ -15,6 +15,9 @@ struct Candidate {
   int64_t id;
 };
 
+// Room that a growing list of them begins with: 1 KiB, as much as malloc hands out quickly.
+inline constexpr int64_t kFirstCandidates = 64;
+
 // An object and not a function, which sorting would call through a pointer.
 inline constexpr auto precedes = [](const Candidate& a, const Candidate& b) {
   return a.value > b.value || (a.value == b.value && a.id < b.id);
@@ -30,7 +33,7 @@ class TopCandidates {
 
   void add(float value, int64_t id) {
     if (!(value >= threshold_) || value == -kInfinity) return;
-    if (candidates_.empty()) candidates_.reserve(std::min(2 * k_ + kSlack, kFirstCapacity));
+    if (candidates_.empty()) candidates_.reserve(kFirstCandidates);
     candidates_.push_back({value, id});
     if (static_cast<int64_t>(candidates_.size()) >= 2 * k_ + kSlack) cut();
   }
@@ -67,7 +70,6 @@ class TopCandidates {
 
  private:
   static constexpr int64_t kSlack = 64;
-  static constexpr int64_t kFirstCapacity = 64;  // 1 KiB, as much as malloc hands out quickly
 
   int64_t k_;
   float threshold_;
