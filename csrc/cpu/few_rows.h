@@ -1,28 +1,148 @@
 // Attention products for a handful of query rows, from the keys' side: each key and value is read once, where it lies,
 // and multiplied into registers. Packing a block for a matrix product costs more than using it four times.
 //
-// Numbers are taken in the order of load_pair; the queries are stored in that order and results are put back.
+// Two ways to multiply, named by the type of queries and weights: float32, by numbers of the cache that are widened; or
+// bfloat16 by bfloat16, where the processor has the instruction. Queries are stored in the order in which the numbers
+// of a row are multiplied, and results are put back.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "simd.h"
 
 namespace mtp_ext {
 
-inline constexpr int64_t kKeyStep = 16;  // keys that all heads go through before the next ones
-
-// Up to how many rows this is faster than packing; products of bfloat16 are twice as fast as those of float32.
-template <typename operand_t>
-constexpr bool takes_few_rows(int64_t rows) {
-  return rows <= (sizeof(operand_t) == sizeof(float) ? 16 : 8);
-}
+inline constexpr int64_t kKeyStep = 16;    // keys that all heads go through before the next ones
+inline constexpr int64_t kRowsAhead = 24;  // fetched; a step and a half, since a head needs all rows of a step
 
 // `heads` KV heads with `rows` query rows each, against `keys` rows of the cache. Scores are [heads, rows, columns].
 struct FewRows {
   int64_t heads, rows, keys, columns;
 };
+
+// Where `count` rows of the cache lie: of `dim` numbers for each head.
+template <typename scalar_t>
+struct RowsOfCache {
+  const scalar_t* const* rows;
+  int64_t count, head_stride, dim;
+};
+
+// Brings rows into the second-level cache at the pace at which those before them are multiplied, in the order in which
+// they lie: memory's own prefetcher then runs ahead, which fetches more at a time than a core can ask for.
+template <typename scalar_t>
+class Prefetcher {
+ public:
+  // From row kRowsAhead on; each of the `passes` over a row asks for a part.
+  Prefetcher(const RowsOfCache<scalar_t>& now, const RowsOfCache<scalar_t>& then, int64_t heads, int64_t passes)
+      : now_(now), then_(then), heads_(heads), passes_(passes), row_(kRowsAhead), head_(-1) {
+    next_piece();
+  }
+
+  // While so many numbers are multiplied.
+  void numbers(int64_t count) {
+    credit_ += count * static_cast<int64_t>(sizeof(scalar_t));
+    for (; next_ && credit_ >= kLine * passes_; credit_ -= kLine * passes_) {
+      __builtin_prefetch(next_, 0, 2);
+      next_ += kLine;
+      if (next_ >= end_) next_piece();
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+
+  void next_piece() {
+    if (++head_ == heads_) {
+      head_ = 0;
+      ++row_;
+    }
+    const bool here = row_ < now_.count;
+    const RowsOfCache<scalar_t>& cache = here ? now_ : then_;
+    const int64_t row = here ? row_ : row_ - now_.count;
+    if (row >= cache.count) {
+      next_ = nullptr;
+      return;
+    }
+    next_ = reinterpret_cast<const char*>(cache.rows[row] + head_ * cache.head_stride);
+    end_ = next_ + cache.dim * static_cast<int64_t>(sizeof(scalar_t));
+  }
+
+  const RowsOfCache<scalar_t>& now_;
+  const RowsOfCache<scalar_t>& then_;
+  int64_t heads_, passes_, row_, head_;
+  int64_t credit_ = 0;  // bytes not asked for yet, times the passes
+  const char* next_ = nullptr;
+  const char* end_ = nullptr;
+};
+
+template <typename operand_t>
+struct Products;
+
+template <>
+struct Products<float> {
+  using Key = FloatsPair;
+  static constexpr int64_t kKeys = 1;  // whose values are added at a time
+
+  template <typename scalar_t>
+  static FloatsPair key(const scalar_t* data) {
+    return load_pair(data);
+  }
+  static Floats dot(const float* query, FloatsPair key, Floats sum) {
+    return fma(load(query + kLanes), key.second, fma(load(query), key.first, sum));
+  }
+  template <typename scalar_t>
+  static FloatsPair values(const scalar_t* const* rows, int64_t shift) {
+    return load_pair(rows[0] + shift);
+  }
+  static Floats weight(const float* weights) { return broadcast(*weights); }
+  static Floats add(Floats weight, Floats value, Floats sum) { return fma(weight, value, sum); }
+  template <typename scalar_t>
+  static FloatsPair in_order(FloatsPair sum) {
+    return mtp_ext::in_order<scalar_t>(sum);
+  }
+};
+
+#if defined(__AVX512F__)
+template <>
+struct Products<bfloat16> {
+  using Key = Floats;
+  static constexpr int64_t kKeys = 2;
+
+  static Floats key(const bfloat16* data) { return _mm512_loadu_ps(data); }
+  static Floats dot(const bfloat16* query, Floats key, Floats sum) {
+    return bfloat16_dots(_mm512_loadu_ps(query), key, sum);
+  }
+  // Pairs of the same number of two rows: of each eight numbers the first four, and the other four.
+  static FloatsPair values(const bfloat16* const* rows, int64_t shift) {
+    const __m512i even = _mm512_loadu_si512(rows[0] + shift), odd = _mm512_loadu_si512(rows[1] + shift);
+    return {_mm512_castsi512_ps(_mm512_unpacklo_epi16(even, odd)),
+            _mm512_castsi512_ps(_mm512_unpackhi_epi16(even, odd))};
+  }
+  static Floats weight(const bfloat16* weights) {
+    float pair;
+    std::memcpy(&pair, weights, sizeof(pair));
+    return _mm512_set1_ps(pair);
+  }
+  static Floats add(Floats weights, Floats values, Floats sum) { return bfloat16_dots(weights, values, sum); }
+  template <typename scalar_t>
+  static FloatsPair in_order(FloatsPair sum) {
+    const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    const __m512i high = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+    return {_mm512_permutex2var_ps(sum.first, low, sum.second), _mm512_permutex2var_ps(sum.first, high, sum.second)};
+  }
+};
+inline constexpr bool kMultipliesBFloat16 = true;
+#else
+inline constexpr bool kMultipliesBFloat16 = false;
+#endif
+
+// Up to how many rows this is faster than packing.
+template <typename operand_t>
+constexpr bool takes_few_rows(int64_t rows) {
+  return (std::is_same_v<operand_t, float> || kMultipliesBFloat16) && rows <= 16;
+}
 
 // A row of `dim` numbers as float32, whole pairs in the order of load_pair.
 template <typename scalar_t>
@@ -35,6 +155,8 @@ void widen_query(const scalar_t* source, int64_t dim, float* out) {
   }
   for (; d < dim; ++d) out[d] = to_float(source[d]);
 }
+
+inline int64_t row_groups(int64_t rows) { return ceil_div(rows, 4); }
 
 // Calls body(first row, rows as a constant) for groups of at most four rows.
 template <typename Body>
@@ -54,119 +176,120 @@ void for_row_groups(int64_t rows, Body&& body) {
 }
 
 // scores[row * stride + i] = queries[row] . (keys[i] + shift), for kRows rows and kKeys keys, sixteen products at most.
-template <int64_t kRows, int64_t kKeys, typename scalar_t>
-void dot_tile(const float* queries, int64_t query_stride, const scalar_t* const* keys, int64_t shift, int64_t dim,
-              float* scores, int64_t stride) {
-  Floats sums[kRows][kKeys] = {};
+template <int64_t kRows, int64_t kKeys, typename scalar_t, typename operand_t>
+void dot_tile(const operand_t* queries, int64_t query_stride, const scalar_t* const* keys, int64_t shift, int64_t dim,
+              float* scores, int64_t stride, Prefetcher<scalar_t>& prefetcher) {
+  using Multiply = Products<operand_t>;
+  Floats sums[16];  // [kRows, kKeys]. Fewer are added in the same order: a product does not depend on its neighbours.
+  unrolled<16>([&](auto i) { sums[i] = Floats{}; });
   int64_t d = 0;
   for (; d + 2 * kLanes <= dim; d += 2 * kLanes) {
-    FloatsPair key[kKeys];
-    for (int64_t i = 0; i < kKeys; ++i) key[i] = load_pair(keys[i] + shift + d);
-    for (int64_t row = 0; row < kRows; ++row) {
-      const Floats first = load(queries + row * query_stride + d);
-      const Floats second = load(queries + row * query_stride + d + kLanes);
-      for (int64_t i = 0; i < kKeys; ++i) {
-        sums[row][i] = fma(first, key[i].first, sums[row][i]);
-        sums[row][i] = fma(second, key[i].second, sums[row][i]);
-      }
-    }
+    prefetcher.numbers(kKeys * 2 * kLanes);
+    typename Multiply::Key key[kKeys];
+    unrolled<kKeys>([&](auto i) { key[i] = Multiply::key(keys[i] + shift + d); });
+    unrolled<kRows * kKeys>(
+        [&](auto i) { sums[i] = Multiply::dot(queries + i / kKeys * query_stride + d, key[i % kKeys], sums[i]); });
   }
-  Floats all[16] = {};  // fewer are added in the same order: a product does not depend on its neighbours
-  for (int64_t i = 0; i < kRows * kKeys; ++i) all[i] = sums[i / kKeys][i % kKeys];
   float totals[16];
-  mtp_ext::sums(all, totals);
+  mtp_ext::sums(sums, totals);
   for (int64_t row = 0; row < kRows; ++row) {
-    for (int64_t i = 0; i < kKeys; ++i) {
-      float total = totals[row * kKeys + i];
+    for (int64_t i = 0; d < dim && i < kKeys; ++i) {
       for (int64_t rest = d; rest < dim; ++rest) {
-        total += queries[row * query_stride + rest] * to_float(keys[i][shift + rest]);
+        totals[row * kKeys + i] += to_float(queries[row * query_stride + rest]) * to_float(keys[i][shift + rest]);
       }
-      scores[row * stride + i] = total;
     }
+    std::copy_n(totals + row * kKeys, kKeys, scores + row * stride);
   }
 }
 
-// scores[head, row, i] = queries[head, row] . (keys[i] + head * head_stride).
-template <typename scalar_t>
-void dot_keys(const FewRows& shape, const float* queries, int64_t query_stride, const scalar_t* const* keys,
-              int64_t head_stride, int64_t dim, float* scores) {
+// scores[head, row, i] = queries[head, row] . key i of the head; `then` is read next.
+template <typename scalar_t, typename operand_t>
+void dot_keys(const FewRows& shape, const operand_t* queries, int64_t query_stride, const RowsOfCache<scalar_t>& keys,
+              const RowsOfCache<scalar_t>& then, float* scores) {
+  Prefetcher<scalar_t> prefetcher(keys, then, shape.heads, row_groups(shape.rows));
   for (int64_t first = 0; first < shape.keys; first += kKeyStep) {
     const int64_t end = std::min(first + kKeyStep, shape.keys);
     for (int64_t head = 0; head < shape.heads; ++head) {
-      const int64_t shift = head * head_stride;
+      const int64_t shift = head * keys.head_stride;
       for_row_groups(shape.rows, [&](int64_t row, auto rows) {
         constexpr int64_t kRows = decltype(rows)::value;
         constexpr int64_t kKeys = kRows == 1 ? 16 : kRows == 2 ? 8 : 4;
-        const float* query = queries + (head * shape.rows + row) * query_stride;
+        const operand_t* query = queries + (head * shape.rows + row) * query_stride;
         float* out = scores + (head * shape.rows + row) * shape.columns;
+        const auto multiply = [&](int64_t i, auto count) {
+          constexpr int64_t kCount = decltype(count)::value;
+          dot_tile<kRows, kCount>(query, query_stride, keys.rows + i, shift, keys.dim, out + i, shape.columns,
+                                  prefetcher);
+        };
         int64_t i = first;
-        for (; i + kKeys <= end; i += kKeys) {
-          for (int64_t next = i + kKeyStep; row == 0 && next < std::min(i + kKeyStep + kKeys, shape.keys); ++next) {
-            prefetch_row(keys[next] + shift, dim);
-          }
-          dot_tile<kRows, kKeys>(query, query_stride, keys + i, shift, dim, out + i, shape.columns);
-        }
-        for (; i < end; ++i) dot_tile<kRows, 1>(query, query_stride, keys + i, shift, dim, out + i, shape.columns);
+        for (; i + kKeys <= end; i += kKeys) multiply(i, std::integral_constant<int64_t, kKeys>{});
+        for (; i < end; ++i) multiply(i, std::integral_constant<int64_t, 1>{});
       });
     }
   }
 }
 
-// out[row] += sum over `count` keys of weights[row * stride + i] * (values[i] + shift), for kRows rows.
-template <int64_t kRows, typename scalar_t>
-void add_tile(const float* weights, int64_t stride, const scalar_t* const* values, int64_t shift, int64_t count,
-              int64_t known, int64_t dim, float* out, int64_t out_stride) {
+// out[row] += sum over values first <= i < first + count of weights[row * stride + i] * value i of the head, for kRows
+// rows.
+template <int64_t kRows, typename scalar_t, typename operand_t>
+void add_tile(const operand_t* weights, int64_t stride, const RowsOfCache<scalar_t>& values, int64_t head,
+              int64_t first, int64_t count, float* out, int64_t out_stride, Prefetcher<scalar_t>& prefetcher) {
+  using Multiply = Products<operand_t>;
   constexpr int64_t kPairs = 2;
+  const int64_t shift = head * values.head_stride;
+  const int64_t end = first + count;
   int64_t d = 0;
   const auto add_pairs = [&](auto pairs) {
     constexpr int64_t kCount = decltype(pairs)::value;
-    FloatsPair sums[kRows][kCount] = {};
-    for (int64_t i = 0; i < count; ++i) {
-      if (d == 0 && i + kKeyStep < known) prefetch_row(values[i + kKeyStep] + shift, dim);
+    FloatsPair sums[kRows * kCount];
+    unrolled<kRows * kCount>([&](auto i) { sums[i] = FloatsPair{}; });
+    for (int64_t i = first; i < end; i += Multiply::kKeys) {
+      prefetcher.numbers(Multiply::kKeys * kCount * 2 * kLanes);
       FloatsPair value[kCount];
-      for (int64_t p = 0; p < kCount; ++p) value[p] = load_pair(values[i] + shift + d + p * 2 * kLanes);
-      for (int64_t row = 0; row < kRows; ++row) {
-        const Floats weight = broadcast(weights[row * stride + i]);
-        for (int64_t p = 0; p < kCount; ++p) {
-          sums[row][p].first = fma(weight, value[p].first, sums[row][p].first);
-          sums[row][p].second = fma(weight, value[p].second, sums[row][p].second);
-        }
-      }
+      unrolled<kCount>([&](auto p) { value[p] = Multiply::values(values.rows + i, shift + d + p * 2 * kLanes); });
+      unrolled<kRows>([&](auto row) {
+        const Floats weight = Multiply::weight(weights + row * stride + i);
+        unrolled<kCount>([&](auto p) {
+          FloatsPair& sum = sums[row * kCount + p];
+          sum.first = Multiply::add(weight, value[p].first, sum.first);
+          sum.second = Multiply::add(weight, value[p].second, sum.second);
+        });
+      });
     }
-    for (int64_t row = 0; row < kRows; ++row) {
-      for (int64_t p = 0; p < kCount; ++p) {
-        const FloatsPair ordered = in_order<scalar_t>(sums[row][p]);
-        float* target = out + row * out_stride + d + p * 2 * kLanes;
-        store(target, load(target) + ordered.first);
-        store(target + kLanes, load(target + kLanes) + ordered.second);
-      }
-    }
+    unrolled<kRows * kCount>([&](auto i) {
+      const FloatsPair ordered = Multiply::template in_order<scalar_t>(sums[i]);
+      float* target = out + i / kCount * out_stride + d + i % kCount * 2 * kLanes;
+      store(target, load(target) + ordered.first);
+      store(target + kLanes, load(target + kLanes) + ordered.second);
+    });
     d += kCount * 2 * kLanes;
   };
-  while (d + kPairs * 2 * kLanes <= dim) add_pairs(std::integral_constant<int64_t, kPairs>{});
-  while (d + 2 * kLanes <= dim) add_pairs(std::integral_constant<int64_t, 1>{});
-  for (; d < dim; ++d) {
+  while (d + kPairs * 2 * kLanes <= values.dim) add_pairs(std::integral_constant<int64_t, kPairs>{});
+  while (d + 2 * kLanes <= values.dim) add_pairs(std::integral_constant<int64_t, 1>{});
+  for (; d < values.dim; ++d) {
     for (int64_t row = 0; row < kRows; ++row) {
       float total = 0;
-      for (int64_t i = 0; i < count; ++i) total += weights[row * stride + i] * to_float(values[i][shift + d]);
+      for (int64_t i = first; i < end; ++i) {
+        total += to_float(weights[row * stride + i]) * to_float(values.rows[i][shift + d]);
+      }
       out[row * out_stride + d] += total;
     }
   }
 }
 
-// out[head, row] += sum_i weights[head, row, i] * (values[i] + head * head_stride).
-template <typename scalar_t>
-void add_values(const FewRows& shape, const float* weights, const scalar_t* const* values, int64_t head_stride,
-                int64_t dim, float* out, int64_t out_stride) {
+// out[head, row] += sum_i weights[head, row, i] * value i of the head; `then` is read next. Where Products::kKeys is 2,
+// an odd number of values is followed by one more, of weight 0.
+template <typename scalar_t, typename operand_t>
+void add_values(const FewRows& shape, const operand_t* weights, const RowsOfCache<scalar_t>& values,
+                const RowsOfCache<scalar_t>& then, float* out, int64_t out_stride) {
+  Prefetcher<scalar_t> prefetcher(values, then, shape.heads, row_groups(shape.rows));
   for (int64_t first = 0; first < shape.keys; first += kKeyStep) {
     const int64_t count = std::min(kKeyStep, shape.keys - first);
     for (int64_t head = 0; head < shape.heads; ++head) {
-      const int64_t shift = head * head_stride;
       for_row_groups(shape.rows, [&](int64_t row, auto rows) {
         const int64_t place = head * shape.rows + row;
-        add_tile<decltype(rows)::value>(weights + place * shape.columns + first, shape.columns, values + first, shift,
-                                        count, row == 0 ? shape.keys - first : 0, dim, out + place * out_stride,
-                                        out_stride);
+        add_tile<decltype(rows)::value>(weights + place * shape.columns, shape.columns, values, head, first, count,
+                                        out + place * out_stride, out_stride, prefetcher);
       });
     }
   }

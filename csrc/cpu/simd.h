@@ -14,6 +14,8 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -39,6 +41,18 @@ inline constexpr uint32_t kAllLanes = static_cast<uint32_t>((uint64_t{1} << kLan
 typedef int32_t Integers __attribute__((vector_size(kVectorBytes)));
 
 inline Floats broadcast(float value) { return value - Floats{}; }
+
+template <typename Body, int64_t... kIndices>
+inline void call_for_each(Body& body, std::integer_sequence<int64_t, kIndices...>) {
+  (body(std::integral_constant<int64_t, kIndices>{}), ...);
+}
+
+// Calls body(i) for 0 <= i < kCount, i a constant: an array of registers that is indexed by it stays in registers,
+// where a loop may keep it in memory.
+template <int64_t kCount, typename Body>
+inline void unrolled(Body&& body) {
+  call_for_each(body, std::make_integer_sequence<int64_t, kCount>{});
+}
 
 inline float to_float(float value) { return value; }
 
@@ -114,19 +128,25 @@ inline float sum(Floats a) { return _mm512_reduce_add_ps(a); }
 inline float maximum(Floats a) { return _mm512_reduce_max_ps(a); }
 inline void sums(const Floats (&a)[16], float* out) {  // of sixteen registers at once: 45 instructions
   Floats pairs[8], fours[4], eights[2];
-  for (int i = 0; i < 8; ++i) {
+  unrolled<8>([&](auto i) {
     pairs[i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]) + _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
-  }
-  for (int i = 0; i < 4; ++i) {
+  });
+  unrolled<4>([&](auto i) {
     const __m512d even = _mm512_castps_pd(pairs[2 * i]), odd = _mm512_castps_pd(pairs[2 * i + 1]);
     fours[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(even, odd)) + _mm512_castpd_ps(_mm512_unpackhi_pd(even, odd));
-  }
-  for (int i = 0; i < 2; ++i) {
+  });
+  unrolled<2>([&](auto i) {
     eights[i] = _mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], 0x88) +
                 _mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], 0xdd);
-  }
+  });
   store(out, _mm512_shuffle_f32x4(eights[0], eights[1], 0x88) + _mm512_shuffle_f32x4(eights[0], eights[1], 0xdd));
 }
+// a b + sum, where a and b are pairs of bfloat16. Assembly, since the library also serves processors without it.
+inline Floats bfloat16_dots(Floats a, Floats b, Floats sum) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  return sum;
+}
+inline bool has_bfloat16_dots() { return __builtin_cpu_supports("avx512bf16"); }
 inline uint32_t less_mask(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 inline Floats keep(Floats a, uint32_t lanes, float otherwise) {
   return _mm512_mask_mov_ps(broadcast(otherwise), static_cast<__mmask16>(lanes), a);
@@ -173,6 +193,7 @@ inline uint32_t less_mask(Floats a, Floats b) {
 
 #if !defined(__AVX512F__)
 
+inline bool has_bfloat16_dots() { return false; }
 inline Floats keep(Floats a, uint32_t lanes, float otherwise) {
   for (int64_t i = 0; i < kLanes; ++i) a[i] = lanes >> i & 1 ? a[i] : otherwise;
   return a;

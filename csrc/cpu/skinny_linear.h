@@ -61,7 +61,6 @@ void round_rows(const scalar_t* x, int64_t row_stride, const LinearShape& shape,
 
 // The product of rounded rows, whose pairs are interleaved as 32-bit words, by bfloat16 dot products summed in float32;
 // only where has_bfloat16_dots().
-bool has_bfloat16_dots();
 void multiply_rounded(const float* interleaved_pairs, const bfloat16* panel, const LinearShape& shape,
                       int64_t row_block, float* out);
 

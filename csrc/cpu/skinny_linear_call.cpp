@@ -1,5 +1,7 @@
 #include "skinny_linear_call.h"
 
+#include "simd.h"
+
 namespace mtp_ext {
 namespace {
 

@@ -90,7 +90,7 @@ struct WidenedWeights {
 };
 
 #if defined(__AVX512F__)
-// x in pairs, too. Assembly, since this library also serves processors without vdpbf16ps: has_bfloat16_dots() asks.
+// x in pairs, too.
 struct BFloat16Dots {
   static constexpr int64_t kInputs = 2;
   static constexpr int64_t kXWords = 1;
@@ -102,7 +102,7 @@ struct BFloat16Dots {
     for (int64_t row = 0; row < kRows; ++row) {
       const Floats pair = _mm512_set1_ps(x[row]);
       for (int64_t v = 0; v < kVectors; ++v) {
-        asm("vdpbf16ps %2, %1, %0" : "+v"(sums[row][v]) : "v"(pair), "v"(weight[v]));
+        sums[row][v] = bfloat16_dots(pair, weight[v], sums[row][v]);
       }
     }
   }
@@ -210,15 +210,11 @@ void multiply_panel(const float* x, const bfloat16* panel, const LinearShape& s,
 
 #if defined(__AVX512F__)
 
-bool has_bfloat16_dots() { return __builtin_cpu_supports("avx512bf16"); }
-
 void multiply_rounded(const float* x, const bfloat16* panel, const LinearShape& s, int64_t row_block, float* out) {
   multiply<BFloat16Dots>(x, s.even_in() / 2, reinterpret_cast<const float*>(panel), s.even_in(), s, row_block, out);
 }
 
 #else
-
-bool has_bfloat16_dots() { return false; }
 
 void multiply_rounded(const float*, const bfloat16*, const LinearShape&, int64_t, float*) {}
 

@@ -43,10 +43,14 @@ class TileAttention {
         value_width_(round_up(attention.value_dim, 16)),
         mask_(tile.end - tile.begin),
         queries_(workspace.queries.get<operand_t>(heads() * rows_ * key_width_)),
-        scores_(workspace.scores.get<float>((few_rows() ? heads() * kFewKeys : kKeyBlock) * rows_)),
+        scores_(workspace.scores.get<float>(score_count())),
         converted_(workspace.converted.get<operand_t>(kKeyBlock * (attention.head_dim + 1))) {
+    if constexpr (std::is_same_v<operand_t, float>) {
+      weights_ = scores_;
+    } else {
+      weights_ = workspace.weights.get<operand_t>(score_count());
+    }
     if (!few_rows()) {
-      if (!std::is_same_v<operand_t, float>) weights_ = workspace.weights.get<operand_t>(rows_ * kKeyBlock);
       keys_ = workspace.keys.get<operand_t>(kKeyBlock * key_width_);
       values_ = workspace.values.get<operand_t>(kKeyBlock * value_width_);
     }
@@ -90,7 +94,8 @@ class TileAttention {
       if (mask_.none()) continue;
       const KeyRange range{first, keys, round_up(keys, kColumnStep)};
       if (few_rows()) {
-        attend_few_rows(range, 0, heads());
+        const int64_t next = first + block;
+        attend_few_rows(range, 0, heads(), std::min(kRowsAhead, end - next));
       } else {
         for (int64_t head = 0; head < heads(); ++head) attend(range, head);
       }
@@ -121,7 +126,7 @@ class TileAttention {
       const bool sparse = a_.ancestors && mask_.pairs() <= tile_.end - tile_.begin;  // siblings see themselves
       for (int64_t head = 0; head < heads(); ++head) {
         if (few_rows()) {
-          attend_few_rows(range, head, head + 1);
+          attend_few_rows(range, head, head + 1, 0);
         } else if (sparse) {
           attend_pairs(range, head);
         } else {
@@ -134,6 +139,7 @@ class TileAttention {
  private:
   int64_t heads() const { return tile_.head_end - tile_.head_begin; }
   bool few_rows() const { return takes_few_rows<operand_t>(rows_); }
+  int64_t score_count() const { return (few_rows() ? heads() * kFewKeys : kKeyBlock) * rows_; }
 
   // The first row that any node sees.
   int64_t first_visible() const {
@@ -172,6 +178,7 @@ class TileAttention {
       key_rows_[i] = key_row(range.first + i, head);
       value_rows_[i] = mask_.seen(i) ? value_row(range.first + i, head) : kZeros;
     }
+    if (range.keys < range.columns) value_rows_[range.keys] = kZeros;  // the partner of the last of an odd number
   }
 
   // One head against a block of keys, by matrix products.
@@ -181,43 +188,30 @@ class TileAttention {
     const int64_t first = mask_.first_node() * a_.group() / 16 * 16;
     const int64_t rows = std::min(rows_, round_up((mask_.last_node() + 1) * a_.group(), 16)) - first;
     const int64_t base = head * rows_ + first;
-    float* scores = scores_;
     pack_keys(key_rows_, range.keys, a_.head_dim, range.columns, converted_, keys_);
     gemm({rows, range.columns, key_width_, key_width_, range.columns, range.columns}, false,
-         queries_ + base * key_width_, keys_, scores);
-    for (int64_t row = 0; row < rows; ++row) {
-      float* row_scores = scores + row * range.columns;
-      if constexpr (std::is_same_v<operand_t, float>) {
-        weigh(base + row, range, row_scores, row_scores);
-      } else {
-        weigh(base + row, range, row_scores, weights_ + row * range.columns);
-      }
-    }
+         queries_ + base * key_width_, keys_, scores_);
+    weigh_rows(base, rows, range);
     pack_values(value_rows_, range.keys, range.columns, a_.value_dim, value_width_, values_);
-    const operand_t* weights;
-    if constexpr (std::is_same_v<operand_t, float>) {
-      weights = scores;
-    } else {
-      weights = weights_;
-    }
-    gemm({rows, value_width_, range.columns, range.columns, value_width_, value_width_}, true, weights, values_,
+    gemm({rows, value_width_, range.columns, range.columns, value_width_, value_width_}, true, weights_, values_,
          state_.out + base * value_width_);
   }
 
-  // Some heads against a block of keys, from the keys' side: a row of the cache is read once, for all of them.
-  void attend_few_rows(const KeyRange& range, int64_t head_begin, int64_t head_end) {
-    if constexpr (std::is_same_v<operand_t, float>) {
+  // Some heads against a block of keys, from the keys' side: a row of the cache is read once, for all of them. The
+  // first `next` keys after the block are fetched.
+  void attend_few_rows(const KeyRange& range, int64_t head_begin, int64_t head_end, int64_t next) {
+    if constexpr (takes_few_rows<operand_t>(0)) {
       gather(range, head_begin);
+      const scalar_t* next_rows[kRowsAhead];
+      for (int64_t i = 0; i < next; ++i) next_rows[i] = key_row(range.first + range.keys + i, head_begin);
+      const RowsOfCache<scalar_t> keys{key_rows_, range.keys, a_.key_stride.head, a_.head_dim};
+      const RowsOfCache<scalar_t> values{value_rows_, range.keys, a_.value_stride.head, a_.value_dim};
+      const RowsOfCache<scalar_t> next_keys{next_rows, next, a_.key_stride.head, a_.head_dim};
       const FewRows shape{head_end - head_begin, rows_, range.keys, range.columns};
       const int64_t base = head_begin * rows_;
-      float* scores = scores_;
-      dot_keys(shape, queries_ + base * key_width_, key_width_, key_rows_, a_.key_stride.head, a_.head_dim, scores);
-      for (int64_t row = 0; row < shape.heads * rows_; ++row) {
-        float* row_scores = scores + row * range.columns;
-        weigh(base + row, range, row_scores, row_scores);
-      }
-      add_values(shape, scores, value_rows_, a_.value_stride.head, a_.value_dim, state_.out + base * value_width_,
-                 value_width_);
+      dot_keys(shape, queries_ + base * key_width_, key_width_, keys, values, scores_);
+      weigh_rows(base, shape.heads * rows_, range);
+      add_values(shape, weights_, values, next_keys, state_.out + base * value_width_, value_width_);
     }
   }
 
@@ -294,9 +288,14 @@ class TileAttention {
     return mask;
   }
 
+  void weigh_rows(int64_t first, int64_t rows, const KeyRange& range) {
+    for (int64_t i = 0; i < rows; ++i) {
+      weigh(first + i, range, scores_ + i * range.columns, weights_ + i * range.columns);
+    }
+  }
+
   // A row's scores become weights 2^(score - maximum), in octaves, and its state moves to the new maximum.
-  template <typename weight_t>
-  void weigh(int64_t row, const KeyRange& range, float* scores, weight_t* weights) {
+  void weigh(int64_t row, const KeyRange& range, float* scores, operand_t* weights) {
     const int64_t node = row % rows_ / a_.group();
     for (int64_t i = range.keys; i < range.columns; ++i) scores[i] = -kInfinity;
     float scale = a_.scale * kLog2E;                  // what turns a stored score into octaves
@@ -348,12 +347,12 @@ class TileAttention {
   KeyMask mask_;
   const scalar_t* key_rows_[kKeyBlock];
   const scalar_t* value_rows_[kKeyBlock];
-  operand_t* queries_;            // [heads, rows, key_width]
-  float* scores_;                 // [rows, columns], or [heads, rows, columns] where there are few
-  operand_t* converted_;          // rows in the type of the operands
-  operand_t* weights_ = nullptr;  // [rows, columns], where the operands are not float32
-  operand_t* keys_ = nullptr;     // packed
-  operand_t* values_ = nullptr;   // packed
+  operand_t* queries_;           // [heads, rows, key_width]
+  float* scores_;                // [rows, columns], or [heads, rows, columns] where there are few
+  operand_t* converted_;         // rows in the type of the operands
+  operand_t* weights_;           // of the same shape; float32 ones take the place of the scores
+  operand_t* keys_ = nullptr;    // packed
+  operand_t* values_ = nullptr;  // packed
 };
 
 }  // namespace mtp_ext

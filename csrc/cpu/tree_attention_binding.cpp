@@ -5,6 +5,7 @@
 #include "cache_values.h"
 #include "gemm_tile.h"
 #include "parallel.h"
+#include "simd.h"
 #include "tree_attention.h"
 
 namespace mtp_ext {
@@ -139,7 +140,7 @@ std::tuple<Tensor, Tensor> tree_attention_cpu(const Tensor& query, const Tensor&
   TreeAttention a = check_tree_attention(query, key, value, ancestors, prefix_lengths, node_counts, starts, page_table,
                                          scale, softcap, window, sinks);
   check_values(a);
-  a.bfloat16_products = query.scalar_type() == ScalarType::BFloat16 && has_bfloat16_gemm();
+  a.bfloat16_products = query.scalar_type() == ScalarType::BFloat16 && has_bfloat16_dots() && has_bfloat16_gemm();
   const Tensor out = new_empty(query, {a.batch, a.nodes, a.heads, a.value_dim}, query.scalar_type());
   const Tensor lse = new_empty(query, {a.batch, a.nodes, a.heads}, kFloat32);
   dispatch_logits(kOp, query, [&](const auto* data) {

@@ -46,7 +46,7 @@ void attend_part(const TreeAttention& attention, const scalar_t* query, const sc
                  const int32_t* depths, const AttentionTile& tile, int64_t part, const PartialState& state,
                  AttentionWorkspace& workspace) {
   if constexpr (std::is_same_v<scalar_t, bfloat16>) {
-    if (attention.bfloat16_products && !takes_few_rows<bfloat16>((tile.end - tile.begin) * attention.group())) {
+    if (attention.bfloat16_products) {
       return attend_part_as<bfloat16>(attention, query, key, value, depths, tile, part, state, workspace);
     }
   }

@@ -11,7 +11,7 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/simd.h"
+#include "cpu/few_rows.h"
 
 namespace mtp_ext {
 namespace {
@@ -75,6 +75,9 @@ class Request {
       a_.sinks = sinks_.get();
     }
     if (!options.chain) grow_tree();
+    const int64_t rows = std::min(nodes_per_tile(a_), a_.nodes) * a_.group();
+    const bool packed = !takes_few_rows<bfloat16>(rows);  // whose products are torch's
+    a_.bfloat16_products = std::is_same_v<scalar_t, bfloat16> && has_bfloat16_dots() && !packed;
   }
 
   void check() {
