@@ -32,10 +32,10 @@ struct RowsOfCache {
 // Brings rows into the second-level cache at the pace at which those before them are multiplied, in the order in which
 // they lie: memory's own prefetcher then runs ahead, which fetches more at a time than a core can ask for.
 template <typename scalar_t>
-class Prefetcher {
+class RowPrefetcher {
  public:
   // From row kRowsAhead on; each of the `passes` over a row asks for a part.
-  Prefetcher(const RowsOfCache<scalar_t>& now, const RowsOfCache<scalar_t>& then, int64_t heads, int64_t passes)
+  RowPrefetcher(const RowsOfCache<scalar_t>& now, const RowsOfCache<scalar_t>& then, int64_t heads, int64_t passes)
       : now_(now), then_(then), heads_(heads), passes_(passes), row_(kRowsAhead), head_(-1) {
     next_piece();
   }
@@ -178,7 +178,7 @@ void for_row_groups(int64_t rows, Body&& body) {
 // scores[row * stride + i] = queries[row] . (keys[i] + shift), for kRows rows and kKeys keys, sixteen products at most.
 template <int64_t kRows, int64_t kKeys, typename scalar_t, typename operand_t>
 void dot_tile(const operand_t* queries, int64_t query_stride, const scalar_t* const* keys, int64_t shift, int64_t dim,
-              float* scores, int64_t stride, Prefetcher<scalar_t>& prefetcher) {
+              float* scores, int64_t stride, RowPrefetcher<scalar_t>& prefetcher) {
   using Multiply = Products<operand_t>;
   Floats sums[16];  // [kRows, kKeys]. Fewer are added in the same order: a product does not depend on its neighbours.
   unrolled<16>([&](auto i) { sums[i] = Floats{}; });
@@ -206,7 +206,7 @@ void dot_tile(const operand_t* queries, int64_t query_stride, const scalar_t* co
 template <typename scalar_t, typename operand_t>
 void dot_keys(const FewRows& shape, const operand_t* queries, int64_t query_stride, const RowsOfCache<scalar_t>& keys,
               const RowsOfCache<scalar_t>& then, float* scores) {
-  Prefetcher<scalar_t> prefetcher(keys, then, shape.heads, row_groups(shape.rows));
+  RowPrefetcher<scalar_t> prefetcher(keys, then, shape.heads, row_groups(shape.rows));
   for (int64_t first = 0; first < shape.keys; first += kKeyStep) {
     const int64_t end = std::min(first + kKeyStep, shape.keys);
     for (int64_t head = 0; head < shape.heads; ++head) {
@@ -233,7 +233,7 @@ void dot_keys(const FewRows& shape, const operand_t* queries, int64_t query_stri
 // rows.
 template <int64_t kRows, typename scalar_t, typename operand_t>
 void add_tile(const operand_t* weights, int64_t stride, const RowsOfCache<scalar_t>& values, int64_t head,
-              int64_t first, int64_t count, float* out, int64_t out_stride, Prefetcher<scalar_t>& prefetcher) {
+              int64_t first, int64_t count, float* out, int64_t out_stride, RowPrefetcher<scalar_t>& prefetcher) {
   using Multiply = Products<operand_t>;
   constexpr int64_t kPairs = 2;
   const int64_t shift = head * values.head_stride;
@@ -282,7 +282,7 @@ void add_tile(const operand_t* weights, int64_t stride, const RowsOfCache<scalar
 template <typename scalar_t, typename operand_t>
 void add_values(const FewRows& shape, const operand_t* weights, const RowsOfCache<scalar_t>& values,
                 const RowsOfCache<scalar_t>& then, float* out, int64_t out_stride) {
-  Prefetcher<scalar_t> prefetcher(values, then, shape.heads, row_groups(shape.rows));
+  RowPrefetcher<scalar_t> prefetcher(values, then, shape.heads, row_groups(shape.rows));
   for (int64_t first = 0; first < shape.keys; first += kKeyStep) {
     const int64_t count = std::min(kKeyStep, shape.keys - first);
     for (int64_t head = 0; head < shape.heads; ++head) {

@@ -27,7 +27,7 @@ _NOT_WRITTEN_TO_BE_READ = {
     *("distutils", "ensurepip", "turtledemo", "lib-dynload"),
 }
 _COUNTS = {
-    "training": {"chat": 1000, "request": 360, "edit": 420, "prefix": 420, "text": 220, "document": 160},
+    "training": {"chat": 3500, "request": 360, "edit": 420, "prefix": 420, "text": 220, "document": 160},
     "heldout": {"chat": 40, "request": 30, "edit": 30, "prefix": 40, "text": 14, "document": 14},
 }
 
