@@ -192,14 +192,12 @@ void dot_tile(const operand_t* queries, int64_t query_stride, const scalar_t* co
   }
   float totals[16];
   mtp_ext::sums(sums, totals);
-  for (int64_t row = 0; row < kRows; ++row) {
-    for (int64_t i = 0; d < dim && i < kKeys; ++i) {
-      for (int64_t rest = d; rest < dim; ++rest) {
-        totals[row * kKeys + i] += to_float(queries[row * query_stride + rest]) * to_float(keys[i][shift + rest]);
-      }
+  for (; d < dim; ++d) {
+    for (int64_t i = 0; i < kRows * kKeys; ++i) {
+      totals[i] += to_float(queries[i / kKeys * query_stride + d]) * to_float(keys[i % kKeys][shift + d]);
     }
-    std::copy_n(totals + row * kKeys, kKeys, scores + row * stride);
   }
+  for (int64_t row = 0; row < kRows; ++row) std::copy_n(totals + row * kKeys, kKeys, scores + row * stride);
 }
 
 // scores[head, row, i] = queries[head, row] . key i of the head; `then` is read next.
