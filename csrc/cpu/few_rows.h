@@ -175,6 +175,13 @@ void for_row_groups(int64_t rows, Body&& body) {
   }
 }
 
+// The first `count` numbers or kLanes, and zeros. What is left of a row is multiplied in registers too: of a loop over
+// single numbers the compiler fuses products and sums here and not there, so that a bit depends on the number of rows.
+template <typename scalar_t>
+Floats load_rest(const scalar_t* data, int64_t count) {
+  return count >= kLanes ? load(data) : load_partial(data, count, 0);
+}
+
 // scores[row * stride + i] = queries[row] . (keys[i] + shift), for kRows rows and kKeys keys, sixteen products at most.
 template <int64_t kRows, int64_t kKeys, typename scalar_t, typename operand_t>
 void dot_tile(const operand_t* queries, int64_t query_stride, const scalar_t* const* keys, int64_t shift, int64_t dim,
@@ -190,13 +197,14 @@ void dot_tile(const operand_t* queries, int64_t query_stride, const scalar_t* co
     unrolled<kRows * kKeys>(
         [&](auto i) { sums[i] = Multiply::dot(queries + i / kKeys * query_stride + d, key[i % kKeys], sums[i]); });
   }
+  for (; d < dim; d += kLanes) {
+    unrolled<kRows * kKeys>([&](auto i) {
+      const Floats query = load_rest(queries + i / kKeys * query_stride + d, dim - d);
+      sums[i] = fma(query, load_rest(keys[i % kKeys] + shift + d, dim - d), sums[i]);
+    });
+  }
   float totals[16];
   mtp_ext::sums(sums, totals);
-  for (; d < dim; ++d) {
-    for (int64_t i = 0; i < kRows * kKeys; ++i) {
-      totals[i] += to_float(queries[i / kKeys * query_stride + d]) * to_float(keys[i % kKeys][shift + d]);
-    }
-  }
   for (int64_t row = 0; row < kRows; ++row) std::copy_n(totals + row * kKeys, kKeys, scores + row * stride);
 }
 
@@ -264,13 +272,15 @@ void add_tile(const operand_t* weights, int64_t stride, const RowsOfCache<scalar
   };
   while (d + kPairs * 2 * kLanes <= values.dim) add_pairs(std::integral_constant<int64_t, kPairs>{});
   while (d + 2 * kLanes <= values.dim) add_pairs(std::integral_constant<int64_t, 1>{});
-  for (; d < values.dim; ++d) {
+  for (; d < values.dim; d += kLanes) {
     for (int64_t row = 0; row < kRows; ++row) {
-      float total = 0;
+      Floats sum{};
       for (int64_t i = first; i < end; ++i) {
-        total += to_float(weights[row * stride + i]) * to_float(values.rows[i][shift + d]);
+        const Floats weight = broadcast(to_float(weights[row * stride + i]));
+        sum = fma(weight, load_rest(values.rows[i] + shift + d, values.dim - d), sum);
       }
-      out[row * out_stride + d] += total;
+      float* target = out + row * out_stride + d;
+      store(target, load(target) + sum);
     }
   }
 }
