@@ -38,6 +38,7 @@ CPU_SOURCES = [
     "csrc/cpu/gemm_tile.cpp",
     "csrc/cpu/joint_topk_binding.cpp",
     "csrc/cpu/joint_topk_kernel.cpp",
+    "csrc/cpu/linear_into_binding.cpp",
     "csrc/cpu/marginalize_binding.cpp",
     "csrc/cpu/marginalize_targets_binding.cpp",
     "csrc/cpu/marginalize_topk_binding.cpp",

@@ -52,6 +52,26 @@ inline void transpose_square(const float* const* rows, int64_t count, int64_t wo
     _mm512_storeu_si512(column + 12 * columns, _mm512_shuffle_i32x4(low_odd, high_odd, 0xdd));
   }
 }
+#elif defined(__AVX2__)
+// The same of eight rows by eight words.
+inline void transpose_square(const float* const* rows, int64_t count, int64_t word, int64_t columns, float* out) {
+  __m256 block[8], pairs[8];
+  for (int64_t j = 0; j < 8; ++j) block[j] = j < count ? _mm256_loadu_ps(rows[j] + word) : _mm256_setzero_ps();
+  for (int64_t j = 0; j < 8; j += 2) {
+    pairs[j] = _mm256_unpacklo_ps(block[j], block[j + 1]);
+    pairs[j + 1] = _mm256_unpackhi_ps(block[j], block[j + 1]);
+  }
+  for (int64_t j = 0; j < 8; j += 4) {
+    block[j] = _mm256_shuffle_ps(pairs[j], pairs[j + 2], 0x44);
+    block[j + 1] = _mm256_shuffle_ps(pairs[j], pairs[j + 2], 0xee);
+    block[j + 2] = _mm256_shuffle_ps(pairs[j + 1], pairs[j + 3], 0x44);
+    block[j + 3] = _mm256_shuffle_ps(pairs[j + 1], pairs[j + 3], 0xee);
+  }
+  for (int64_t j = 0; j < 4; ++j) {
+    _mm256_storeu_ps(out + (word + j) * columns, _mm256_permute2f128_ps(block[j], block[j + 4], 0x20));
+    _mm256_storeu_ps(out + (word + j + 4) * columns, _mm256_permute2f128_ps(block[j], block[j + 4], 0x31));
+  }
+}
 #endif
 
 // out[word, i] = rows[i][word] for `count` <= columns rows; columns is a multiple of 16.
@@ -60,8 +80,10 @@ inline void transpose_words(const float* const* rows, int64_t count, int64_t wor
     const int64_t live = std::clamp<int64_t>(count - i, 0, 16);
     for (int64_t next = i + 16; next < std::min(i + 32, count); ++next) prefetch_row(rows[next], words);
     int64_t word = 0;
-#if defined(__AVX512F__)
-    for (; word + 16 <= words; word += 16) transpose_square(rows + i, live, word, columns, out + i);
+#if defined(__AVX2__)
+    for (; word + kLanes <= words; word += kLanes) {
+      for (int64_t j = 0; j < 16; j += kLanes) transpose_square(rows + i + j, live - j, word, columns, out + i + j);
+    }
 #endif
     for (; word < words; ++word) {
       float* column = out + word * columns + i;

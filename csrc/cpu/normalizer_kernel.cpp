@@ -5,7 +5,11 @@ namespace mtp_ext {
 namespace {
 
 constexpr float kLargestSum = 0x1p24f;     // of a chunk: a larger one has terms whose exponents are rounded too far off
+#if defined(__FMA__)
 constexpr float kLargestShift = 65536.0f;  // octaves; 2^-8 of one is still told apart from the next in float32
+#else
+constexpr float kLargestShift = 0.0f;  // scale * x is rounded before the shift is taken off: always from the center
+#endif
 
 // y = scale * (x - center) - shift, in octaves.
 struct Octaves {

@@ -4,9 +4,9 @@
 //   float32:  panels[p, i, c]    = weight[32 p + c, i]              [ceil(out / 32), in, 32]
 //   bfloat16: panels[p, i, c, j] = weight[32 p + c, 2 i + j]        [ceil(out / 32), ceil(in / 2), 32, 2]
 //
-// Weights are read once, from front to back, for as many rows as the registers hold. A result is a chain of sums, each
-// a chain of kBlockInputs products: the same for any number of rows and either storage, so that a row's bits depend on
-// the row alone.
+// Weights are read once, from front to back, for up to kRowBlock rows. A result is a chain of sums, each a chain of
+// kBlockInputs products: the same for any number of rows and any storage, so that a row's bits depend on the row alone.
+// A weight that lies row by row, [out, in], is laid out on the way, a block of kBlockInputs inputs at a time.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@
 
 namespace mtp_ext {
 
-inline constexpr int64_t kPanel = 32;     // output columns
-inline constexpr int64_t kRowGroup = 16;  // rows of x that lie interleaved
-inline constexpr int64_t kRowBlock = 64;  // rows for which a panel is read once
+inline constexpr int64_t kPanel = 32;      // output columns
+inline constexpr int64_t kRowGroup = 16;   // rows of x that lie interleaved
+inline constexpr int64_t kRowBlock = 256;  // rows for which a panel is read once
 #if defined(__FMA__)
 inline constexpr int64_t kBlockInputs = 64;
 #else
@@ -54,6 +54,11 @@ void multiply_panel(const float* interleaved_x, const float* panel, const Linear
                     float* out);
 void multiply_panel(const float* interleaved_x, const bfloat16* panel, const LinearShape& shape, int64_t row_block,
                     float* out);
+
+// The same for a weight [out, in] that lies row by row.
+template <typename scalar_t>
+void multiply_rows(const float* interleaved_x, const scalar_t* weight, int64_t row_stride, const LinearShape& shape,
+                   int64_t panel, int64_t row_block, float* out);
 
 // Rows of x rounded to bfloat16: [rows, even_in], the last column a zero where `in` is odd.
 template <typename scalar_t>

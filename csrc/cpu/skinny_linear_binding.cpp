@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "skinny_linear_call.h"
 
 namespace mtp_ext {
@@ -10,17 +8,7 @@ Tensor skinny_linear_cpu(const Tensor& x, const Tensor& panels, const std::optio
   const LinearCall call("skinny_linear", x, panels, bias, in_features, out_features, bfloat16_arithmetic);
   const LinearShape& shape = call.shape();
   const Tensor out = new_empty(x, {shape.rows, shape.out}, kFloat32);
-  float* out_data = out.mutable_data_ptr<float>();
-  const int64_t row_blocks = shape.row_blocks();
-  parallel_items(shape.panels() * row_blocks, call.panel_cost(), [&](int64_t i) {
-    const int64_t panel = i / row_blocks, row_block = i % row_blocks;
-    float outputs[kRowBlock * kPanel];
-    call.outputs(panel, row_block, outputs);
-    for (int64_t row = 0; row < shape.block_rows(row_block); ++row) {
-      std::copy_n(outputs + row * kPanel, shape.columns(panel),
-                  out_data + (row_block * kRowBlock + row) * shape.out + panel * kPanel);
-    }
-  });
+  call.write(out.mutable_data_ptr<float>(), shape.out);
   return out;
 }
 

@@ -1,5 +1,6 @@
 #include "skinny_linear_call.h"
 
+#include "../dispatch.h"
 #include "simd.h"
 
 namespace mtp_ext {
@@ -29,20 +30,33 @@ void with_rows(const Tensor& x, Body&& body) {
 }  // namespace
 
 LinearCall::LinearCall(const char* op, const Tensor& x, const Tensor& panels, const std::optional<Tensor>& bias,
-                       int64_t in_features, int64_t out_features, bool bfloat16_arithmetic) {
+                       int64_t in_features, int64_t out_features, bool bfloat16_arithmetic)
+    : weight_(panels), in_panels_(true) {
   check_range(op, "in_features", in_features, 0, kMostFeatures);
   check_range(op, "out_features", out_features, 1, kMostFeatures);
   check_tensor(op, "x", x, {{"rows"}, {"in", in_features}}, {kFloat32, ScalarType::BFloat16}, x);
   shape_ = {x.size(0), in_features, out_features};
   check_panels(op, x, panels, shape_);
-  if (bias) check_tensor(op, "bias", *bias, {{"out", out_features}}, {kFloat32}, x);
-  float32_panels_ = panels.scalar_type() == kFloat32;
-  if (bfloat16_arithmetic && float32_panels_) {
+  check_bias(op, x, bias);
+  if (bfloat16_arithmetic && panels.scalar_type() == kFloat32) {
     refuse(op, "bfloat16 arithmetic needs weights that are stored in bfloat16, got float32");
   }
-  panels_ = panels.const_data_ptr();
-  bias_ = bias ? bias->const_data_ptr<float>() : nullptr;
   prepare(x, bfloat16_arithmetic);
+}
+
+LinearCall::LinearCall(const char* op, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias)
+    : weight_(weight), in_panels_(false) {
+  check_tensor(op, "weight", weight, {{"out"}, {"in", x.size(1)}},
+               {kFloat32, ScalarType::BFloat16, ScalarType::Half}, x);
+  shape_ = {x.size(0), weight.size(1), weight.size(0)};
+  check_bias(op, x, bias);
+  prepare(x, false);
+}
+
+void LinearCall::check_bias(const char* op, const Tensor& x, const std::optional<Tensor>& bias) {
+  if (!bias) return;
+  check_tensor(op, "bias", *bias, {{"out", shape_.out}}, {kFloat32}, x);
+  bias_ = bias->const_data_ptr<float>();
 }
 
 void LinearCall::prepare(const Tensor& x, bool bfloat16_arithmetic) {
@@ -67,19 +81,34 @@ void LinearCall::interleave(const scalar_t* rows, int64_t row_stride, const Line
 }
 
 void LinearCall::outputs(int64_t panel, int64_t row_block, float* out) const {
-  const auto* numbers = static_cast<const float*>(panels_);
-  const auto* pairs = static_cast<const bfloat16*>(panels_);
-  if (float32_panels_) {
-    multiply_panel(x_.get(), panel_at(numbers, shape_, panel), shape_, row_block, out);
-  } else if (pairs_) {
-    multiply_rounded(x_.get(), panel_at(pairs, shape_, panel), shape_, row_block, out);
+  const float* x = x_.get();
+  if (!in_panels_) {
+    dispatch_logits("linear_into_", weight_, [&](const auto* weight) {
+      multiply_rows(x, weight, weight_.stride(0), shape_, panel, row_block, out);
+    });
+  } else if (weight_.scalar_type() == kFloat32) {
+    multiply_panel(x, panel_at(weight_.const_data_ptr<float>(), shape_, panel), shape_, row_block, out);
   } else {
-    multiply_panel(x_.get(), panel_at(pairs, shape_, panel), shape_, row_block, out);
+    const auto* pairs = panel_at(static_cast<const bfloat16*>(weight_.const_data_ptr()), shape_, panel);
+    pairs_ ? multiply_rounded(x, pairs, shape_, row_block, out) : multiply_panel(x, pairs, shape_, row_block, out);
   }
   if (!bias_) return;
   for (int64_t row = 0; row < shape_.block_rows(row_block); ++row) {
     for (int64_t i = 0; i < shape_.columns(panel); ++i) out[row * kPanel + i] += bias_[panel * kPanel + i];
   }
+}
+
+void LinearCall::write(float* out, int64_t row_stride) const {
+  const int64_t row_blocks = shape_.row_blocks();
+  parallel_items(shape_.panels() * row_blocks, panel_cost(), [&](int64_t i) {
+    const int64_t panel = i / row_blocks, row_block = i % row_blocks;
+    float panel_outputs[kRowBlock * kPanel];
+    outputs(panel, row_block, panel_outputs);
+    for (int64_t row = 0; row < shape_.block_rows(row_block); ++row) {
+      std::copy_n(panel_outputs + row * kPanel, shape_.columns(panel),
+                  out + (row_block * kRowBlock + row) * row_stride + panel * kPanel);
+    }
+  });
 }
 
 }  // namespace mtp_ext

@@ -19,12 +19,12 @@ constexpr int64_t kTileRows = 2, kTileColumns = 16;
 #endif
 constexpr int64_t kVectors = kTileColumns / kLanes;
 
-// The weights to come, on their way into the second-level cache while these are multiplied. Each of the tiles that
-// share a block of weights asks for its part, so that memory is busy all the time.
+// The weights to come, on their way into the second-level cache while a block of them is multiplied. Each of the tiles
+// that share the block asks for its part, so that memory is busy all the time.
 class Prefetcher {
  public:
-  Prefetcher(const void* block, int64_t block_bytes, int64_t tile, int64_t tiles)
-      : next_(static_cast<const char*>(block) + kBytesAhead + block_bytes / tiles * tile), step_(kLine / tiles) {}
+  Prefetcher(const void* to_come, int64_t bytes, int64_t tile, int64_t tiles)
+      : next_(static_cast<const char*>(to_come) + bytes / tiles * tile), step_(kLine / tiles) {}
 
   void two_lines() {
     __builtin_prefetch(next_, 0, 2);
@@ -34,7 +34,6 @@ class Prefetcher {
 
  private:
   static constexpr int64_t kLine = 64;
-  static constexpr int64_t kBytesAhead = kBlockInputs * kPanel * sizeof(float);  // at least a block
 
   const char* next_;
   int64_t step_;
@@ -177,23 +176,64 @@ void interleave_rows(const scalar_t* x, int64_t row_stride, const LinearShape& s
 
 namespace {
 
+// Blocks of a panel, kPanel words for each step, and what memory should bring meanwhile: of a weight that is in panels
+// already,
+class PackedBlocks {
+ public:
+  explicit PackedBlocks(const void* panel) : words_(static_cast<const float*>(panel)) {}
+
+  const float* block(int64_t step) const { return words_ + step * kPanel; }
+  const void* to_come(int64_t step) const { return block(step) + kBlockInputs * kPanel; }  // at least a block ahead
+
+ private:
+  const float* words_;
+};
+
+// and of one that lies row by row.
+template <typename scalar_t>
+class RowBlocks {
+ public:
+  RowBlocks(const scalar_t* weight, int64_t row_stride, const LinearShape& s, int64_t panel)
+      : rows_(weight + panel * kPanel * row_stride), stride_(row_stride), in_(s.in), count_(s.columns(panel)) {}
+
+  const float* block(int64_t step) {
+    const int64_t inputs = std::min(kBlockInputs, in_ - step);
+    const float* rows[kPanel];
+    for (int64_t i = 0; i < count_; ++i) {
+      rows[i] = as_operand(rows_ + i * stride_ + step, inputs, widened_ + i * kBlockInputs);
+    }
+    transpose_words(rows, count_, inputs, kPanel, packed_);
+    return packed_;
+  }
+
+  // As many numbers of the next panel, in the order of memory.
+  const void* to_come(int64_t step) const { return rows_ + kPanel * stride_ + step * kPanel; }
+
+ private:
+  const scalar_t* rows_;
+  int64_t stride_, in_, count_;
+  alignas(64) float packed_[kBlockInputs * kPanel];
+  alignas(64) float widened_[sizeof(scalar_t) == sizeof(float) ? 1 : kBlockInputs * kPanel];
+};
+
 // x_words: of the rows' inputs or pairs of inputs.
-template <typename Weights>
-void multiply(const float* x, int64_t x_words, const float* words, int64_t inputs, const LinearShape& s,
-              int64_t row_block, float* out) {
+template <typename Weights, typename Blocks>
+void multiply(const float* x, int64_t x_words, Blocks&& blocks, int64_t inputs, const LinearShape& s, int64_t row_block,
+              float* out) {
   constexpr int64_t kBlockSteps = kBlockInputs / Weights::kInputs;
   const int64_t begin = row_block * kRowBlock, rows = s.block_rows(row_block);
   const int64_t tiles = ceil_div(rows, kTileRows);
   std::fill_n(out, rows * kPanel, 0.0f);
   for (int64_t step = 0; step * Weights::kInputs < inputs; step += kBlockSteps) {
-    const float* block = words + step * kPanel;
+    const float* block = blocks.block(step);
+    const void* to_come = blocks.to_come(step);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t row = tile * kTileRows, group = (begin + row) / kRowGroup * kRowGroup;
       const int64_t stride = interleaved_rows(s.rows - group);
       const float* numbers = x + group * x_words + step * Weights::kXWords * stride + (begin + row - group);
       add_rows<kTileRows, Weights>(
           std::min(kTileRows, rows - row), block, std::min(kBlockInputs, inputs - step * Weights::kInputs), numbers,
-          stride, Prefetcher(block, kBlockSteps * kPanel * sizeof(float), tile, tiles), out + row * kPanel);
+          stride, Prefetcher(to_come, kBlockSteps * kPanel * sizeof(float), tile, tiles), out + row * kPanel);
     }
   }
 }
@@ -201,17 +241,23 @@ void multiply(const float* x, int64_t x_words, const float* words, int64_t input
 }  // namespace
 
 void multiply_panel(const float* x, const float* panel, const LinearShape& s, int64_t row_block, float* out) {
-  multiply<Float32Weights>(x, s.in, panel, s.in, s, row_block, out);
+  multiply<Float32Weights>(x, s.in, PackedBlocks(panel), s.in, s, row_block, out);
 }
 
 void multiply_panel(const float* x, const bfloat16* panel, const LinearShape& s, int64_t row_block, float* out) {
-  multiply<WidenedWeights>(x, s.in, reinterpret_cast<const float*>(panel), s.in, s, row_block, out);
+  multiply<WidenedWeights>(x, s.in, PackedBlocks(panel), s.in, s, row_block, out);
+}
+
+template <typename scalar_t>
+void multiply_rows(const float* x, const scalar_t* weight, int64_t row_stride, const LinearShape& s, int64_t panel,
+                   int64_t row_block, float* out) {
+  multiply<Float32Weights>(x, s.in, RowBlocks<scalar_t>(weight, row_stride, s, panel), s.in, s, row_block, out);
 }
 
 #if defined(__AVX512F__)
 
 void multiply_rounded(const float* x, const bfloat16* panel, const LinearShape& s, int64_t row_block, float* out) {
-  multiply<BFloat16Dots>(x, s.even_in() / 2, reinterpret_cast<const float*>(panel), s.even_in(), s, row_block, out);
+  multiply<BFloat16Dots>(x, s.even_in() / 2, PackedBlocks(panel), s.even_in(), s, row_block, out);
 }
 
 #else
@@ -231,6 +277,9 @@ void round_rows(const scalar_t* x, int64_t row_stride, const LinearShape& s, bfl
 
 template void interleave_rows(const float*, int64_t, const LinearShape&, float*);
 template void interleave_rows(const bfloat16*, int64_t, const LinearShape&, float*);
+template void multiply_rows(const float*, const float*, int64_t, const LinearShape&, int64_t, int64_t, float*);
+template void multiply_rows(const float*, const bfloat16*, int64_t, const LinearShape&, int64_t, int64_t, float*);
+template void multiply_rows(const float*, const float16*, int64_t, const LinearShape&, int64_t, int64_t, float*);
 template void round_rows(const float*, int64_t, const LinearShape&, bfloat16*);
 template void round_rows(const bfloat16*, int64_t, const LinearShape&, bfloat16*);
 

@@ -1,21 +1,19 @@
 """Chunks of the logits softcap * tanh((hidden @ unembedding.T + bias) / softcap), a range of tokens at a time.
 
-The product is torch's own for a plain unembedding and `skinny_linear` for a packed one. Its dtype is that of hidden
-states and unembedding where both have the same, so that logits are those of the model's own head; else it is float32,
-and float16 on a CPU, where it has no fast product, is float32 too.
+Their dtype is that of hidden states and unembedding where both have the same, so that logits are those of the model's own
+head; else it is float32, and float16 on a CPU, where it has no fast product, is float32 too. In float32 the product is
+`linear_into_`, which takes an unembedding as it lies or packed, in whatever dtype it is stored; else it is torch's own.
 """
 
 import torch
 from torch import Tensor
 
-from mtp_ext.ops.skinny_linear import skinny_linear
+from mtp_ext.ops.linear_into import linear_into_
 from mtp_ext.reference.skinny_linear import PANEL, from_panels
 
 # Logits, or weights in another dtype, that are worked on at a time: they stay in the cache until they are read again.
 # A chunk of them costs no more than its share of the whole product.
 CHUNK_BYTES = 4 << 20
-# A float32 product copies the unembedding as it goes. Of 2,048 tokens the copy stays in the cache: 8 to 25 % faster.
-_FLOAT32_TOKENS = 2048
 _GRAIN = 256  # tokens; a multiple of PANEL
 
 
@@ -49,8 +47,7 @@ class VocabHead:
         token_bytes = branches * self.dtype.itemsize
         if not self.packed and self._unembedding.dtype != self.dtype:
             token_bytes = max(token_bytes, self.in_features * self.dtype.itemsize)
-        width = max(_GRAIN, most_bytes // max(token_bytes, 1) // _GRAIN * _GRAIN)
-        return min(width, _FLOAT32_TOKENS) if self.dtype == torch.float32 and not self.packed else width
+        return max(_GRAIN, most_bytes // max(token_bytes, 1) // _GRAIN * _GRAIN)
 
     def weight(self, begin: int, end: int) -> Tensor:
         """[end - begin, in] in the dtype of the logits; `begin` is a multiple of 256."""
@@ -61,13 +58,14 @@ class VocabHead:
     def write_logits(self, hidden: Tensor, begin: int, end: int, out: Tensor) -> None:
         """out [m, end - begin] = the logits of tokens `begin`, a multiple of 256, to `end` for hidden [m, in]."""
         bias = None if self.bias is None else self.bias[begin:end]
-        if self.packed:
+        if self.dtype == torch.float32:
             hidden = hidden.float() if hidden.dtype == torch.float16 else hidden
-            out.copy_(skinny_linear(hidden, self._panels(begin, end), bias, self.in_features, end - begin, False))
+            weight = self._panels(begin, end) if self.packed else self._unembedding[begin:end]
+            linear_into_(out, hidden, weight, bias, end - begin if self.packed else None)
         elif bias is None:
-            torch.mm(hidden.to(self.dtype), self.weight(begin, end).T, out=out)
+            torch.mm(hidden, self.weight(begin, end).T, out=out)
         else:
-            torch.addmm(bias, hidden.to(self.dtype), self.weight(begin, end).T, out=out)
+            torch.addmm(bias, hidden, self.weight(begin, end).T, out=out)
         if self.softcap is not None:
             out.div_(self.softcap).tanh_().mul_(self.softcap)
 

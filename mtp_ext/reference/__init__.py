@@ -15,7 +15,7 @@ from mtp_ext.reference.linear_marginalize import (
 from mtp_ext.reference.marginalize import joint_topk, marginalize, marginalize_targets, marginalize_topk
 from mtp_ext.reference.mix_layers import mix_layers, mix_layers_weights
 from mtp_ext.reference.select_branches import select_branches
-from mtp_ext.reference.skinny_linear import skinny_linear, skinny_linear_topk
+from mtp_ext.reference.skinny_linear import linear_into_, skinny_linear, skinny_linear_topk
 from mtp_ext.reference.tree_attention import append_, merge_states, tree_attention
 from mtp_ext.reference.verify import verify_greedy, verify_sampling
 
@@ -24,6 +24,7 @@ __all__ = [
     "branch_normalizers",
     "commit_",
     "joint_topk",
+    "linear_into_",
     "linear_marginalize",
     "linear_marginalize_targets",
     "linear_marginalize_topk",

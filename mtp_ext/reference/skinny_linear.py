@@ -46,6 +46,15 @@ def skinny_linear(
     return linear(numbers, weight, None if bias is None else bias.to(numbers.dtype))
 
 
+def linear_into_(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int | None) -> None:
+    """Writes the product of x [rows, in] and the weight, [out, in] or its panels, into float32 out [rows, out]."""
+    if out_features is not None:
+        weight = from_panels(weight, x.shape[1], out_features)
+    torch.mm(x.float(), weight.float().T, out=out)
+    if bias is not None:
+        out += bias
+
+
 def skinny_linear_topk(
     x: Tensor,
     panels: Tensor,

@@ -74,6 +74,19 @@ void check_all(const LinearShape& shape, const char* what, const Multiply& multi
   }
 }
 
+// A weight that lies row by row, with something between the rows.
+template <typename weight_t>
+void check_rows(const LinearShape& shape, const float* interleaved, const char* what) {
+  const int64_t stride = shape.in + 3;
+  const auto rows = exactly<weight_t>((shape.out - 1) * stride + shape.in);
+  for (int64_t out = 0; out < shape.out; ++out) {
+    for (int64_t in = 0; in < shape.in; ++in) store_number(&rows[out * stride + in], weight(shape, out, in));
+  }
+  check_all(shape, what, [&](int64_t panel, int64_t row_block, float* outputs) {
+    multiply_rows(interleaved, rows.get(), stride, shape, panel, row_block, outputs);
+  });
+}
+
 template <typename x_t>
 void check(const LinearShape& shape) {
   const auto x = exactly<x_t>(shape.rows * shape.in);
@@ -91,6 +104,9 @@ void check(const LinearShape& shape) {
   check_all(shape, "bfloat16", [&](int64_t panel, int64_t row_block, float* outputs) {
     multiply_panel(interleaved.get(), panel_at(pairs.get(), shape, panel), shape, row_block, outputs);
   });
+  check_rows<float>(shape, interleaved.get(), "rows of float32");
+  check_rows<bfloat16>(shape, interleaved.get(), "rows of bfloat16");
+  check_rows<float16>(shape, interleaved.get(), "rows of float16");
 
   if (!has_bfloat16_dots()) return;
   const auto rounded = exactly<bfloat16>(shape.rows * shape.even_in());
@@ -107,7 +123,7 @@ void check(const LinearShape& shape) {
 }  // namespace mtp_ext
 
 int main() {
-  for (const int64_t rows : {1, 2, 3, 4, 5, 8, 9, 16, 17, 21, 64, 65, 70}) {
+  for (const int64_t rows : {1, 2, 3, 4, 5, 8, 9, 16, 17, 21, 64, 65, 257}) {
     for (const int64_t in : {0, 1, 2, 15, 64, 65, 131}) {
       for (const int64_t out : {1, 32, 33}) {
         mtp_ext::check<float>({rows, in, out});
