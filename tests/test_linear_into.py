@@ -61,6 +61,37 @@ def test_gives_the_bits_of_skinny_linear(device: str, dtype: torch.dtype) -> Non
                     assert_same_bits(out, alone[:rows])
 
 
+@pytest.mark.parametrize(("rows", "in_features", "out_features"), SHAPES)
+def test_in_bfloat16_equals_the_oracle(device: str, rows: int, in_features: int, out_features: int) -> None:
+    x, weight = (
+        numbers(rows, in_features).bfloat16(),
+        numbers(out_features, in_features + 3, seed=2).bfloat16()[:, 1:-2],
+    )
+    bias = numbers(out_features, seed=1)
+    oracle = linear(x.double(), weight.double(), bias.double())
+    terms = linear(x.float().abs(), weight.float().abs(), bias.abs())
+    packed = mtp_ext.pack_linear(weight).to(device)
+    for given, features in ((weight.to(device), None), (packed.panels, out_features)):
+        out = place(rows, out_features, device).bfloat16()
+        linear_into_(out, x.to(device), given, bias.to(device), features)
+        expected = linear(x, weight, bias.bfloat16())
+        assert_within_budget(out.cpu(), expected, oracle, scale=terms.max().item() if rows else 0.0)
+
+
+@pytest.mark.parametrize("in_features", [1, 63, 64, 150])
+def test_in_bfloat16_a_row_depends_on_itself_alone(device: str, in_features: int) -> None:
+    require_kernel("linear_into_", device)
+    x, weight = numbers(300, in_features).bfloat16(), numbers(97, in_features, seed=2).bfloat16()
+    whole = torch.empty(300, 97, dtype=torch.bfloat16)
+    linear_into_(whole, x, weight, None, None)
+    for count in (1, 2):
+        with threads(count):
+            for rows in (1, 3, 8, 17, 64, 255, 256, 257):
+                out = torch.empty(rows, 97, dtype=torch.bfloat16)
+                linear_into_(out, x[:rows], weight, None, None)
+                assert_same_bits(out, whole[:rows])
+
+
 def test_opcheck(device: str) -> None:
     out, x, weight, bias = (numbers(*shape).to(device) for shape in ((3, 40), (3, 7), (40, 7), (40,)))
     overload = torch.ops.mtp_ext.linear_into_.default
@@ -83,9 +114,15 @@ REFUSALS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
     ((OUT, X, W, BIAS, 40), ValueError, "panels must be [panels=2, in=7, columns=32] float32 or bfloat16 on cpu, "
      "got [40, 7] float32 on cpu"),
     ((OUT, X, W, BIAS[1:], None), ValueError, "bias must be [out=40] float32 on cpu, got [39] float32 on cpu"),
-    ((OUT[1:], X, W, BIAS, None), ValueError, "out must be [rows=3, out=40] float32 on cpu, got [2, 40] float32 on cpu"),
-    ((OUT.bfloat16(), X, W, BIAS, None), TypeError, "out must be [rows=3, out=40] float32 on cpu, "
-     "got [3, 40] bfloat16 on cpu"),
+    ((OUT[1:], X, W, BIAS, None), ValueError, "out must be [rows=3, out=40] float32 or bfloat16 on cpu, "
+     "got [2, 40] float32 on cpu"),
+    ((OUT.half(), X, W, BIAS, None), TypeError, "out must be [rows=3, out=40] float32 or bfloat16 on cpu, "
+     "got [3, 40] float16 on cpu"),
+    ((OUT.bfloat16(), X, W, BIAS, None), TypeError, "x must be [rows, in] bfloat16 on cpu, got [3, 7] float32 on cpu"),
+    ((OUT.bfloat16(), X.bfloat16(), W, BIAS, None), TypeError, "weight must be [out, in=7] bfloat16 on cpu, "
+     "got [40, 7] float32 on cpu"),
+    ((OUT.bfloat16(), X, mtp_ext.pack_linear(W, torch.float32).panels, BIAS, 40), ValueError,
+     "bfloat16 arithmetic needs weights that are stored in bfloat16, got float32"),
     ((OUT, X, PANELS, BIAS, 0), ValueError, "out_features must be from 1 to 2147483648, got 0"),
 ]  # fmt: skip
 

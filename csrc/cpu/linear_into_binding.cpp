@@ -8,11 +8,16 @@ constexpr const char* kOp = "linear_into_";
 void linear_into_cpu(const Tensor& out, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                      std::optional<int64_t> out_features) {
   check_tensor(kOp, "x", x, {{"rows"}, {"in"}}, {kFloat32, ScalarType::BFloat16}, x);
-  const LinearCall call = out_features ? LinearCall(kOp, x, weight, bias, x.size(1), *out_features, false)
-                                       : LinearCall(kOp, x, weight, bias);
+  const bool in_bfloat16 = out.scalar_type() == ScalarType::BFloat16;
+  const LinearCall call = out_features ? LinearCall(kOp, x, weight, bias, x.size(1), *out_features, in_bfloat16)
+                                       : LinearCall(kOp, x, weight, bias, in_bfloat16);
   const LinearShape& shape = call.shape();
-  check_tensor(kOp, "out", out, {{"rows", shape.rows}, {"out", shape.out}}, {kFloat32}, x);
-  call.write(out.mutable_data_ptr<float>(), out.stride(0));
+  check_tensor(kOp, "out", out, {{"rows", shape.rows}, {"out", shape.out}}, {kFloat32, ScalarType::BFloat16}, x);
+  if (in_bfloat16) {
+    call.write(static_cast<bfloat16*>(out.mutable_data_ptr()), out.stride(0));
+  } else {
+    call.write(out.mutable_data_ptr<float>(), out.stride(0));
+  }
 }
 
 }  // namespace

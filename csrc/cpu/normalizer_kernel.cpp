@@ -4,7 +4,7 @@
 namespace mtp_ext {
 namespace {
 
-constexpr float kLargestSum = 0x1p24f;     // of a chunk: a larger one has terms whose exponents are rounded too far off
+constexpr float kLargestSum = 0x1p24f;  // of a chunk: a larger one has terms whose exponents are rounded too far off
 #if defined(__FMA__)
 constexpr float kLargestShift = 65536.0f;  // octaves; 2^-8 of one is still told apart from the next in float32
 #else

@@ -69,4 +69,8 @@ void round_rows(const scalar_t* x, int64_t row_stride, const LinearShape& shape,
 void multiply_rounded(const float* interleaved_pairs, const bfloat16* panel, const LinearShape& shape,
                       int64_t row_block, float* out);
 
+// The same for a weight [out, in] that lies row by row.
+void multiply_rounded_rows(const float* interleaved_pairs, const bfloat16* weight, int64_t row_stride,
+                           const LinearShape& shape, int64_t panel, int64_t row_block, float* out);
+
 }  // namespace mtp_ext

@@ -44,13 +44,19 @@ LinearCall::LinearCall(const char* op, const Tensor& x, const Tensor& panels, co
   prepare(x, bfloat16_arithmetic);
 }
 
-LinearCall::LinearCall(const char* op, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias)
+LinearCall::LinearCall(const char* op, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                       bool bfloat16_arithmetic)
     : weight_(weight), in_panels_(false) {
-  check_tensor(op, "weight", weight, {{"out"}, {"in", x.size(1)}},
-               {kFloat32, ScalarType::BFloat16, ScalarType::Half}, x);
+  if (bfloat16_arithmetic) {
+    check_tensor(op, "x", x, {{"rows"}, {"in"}}, {ScalarType::BFloat16}, x);
+    check_tensor(op, "weight", weight, {{"out"}, {"in", x.size(1)}}, {ScalarType::BFloat16}, x);
+  } else {
+    check_tensor(op, "weight", weight, {{"out"}, {"in", x.size(1)}}, {kFloat32, ScalarType::BFloat16, ScalarType::Half},
+                 x);
+  }
   shape_ = {x.size(0), weight.size(1), weight.size(0)};
   check_bias(op, x, bias);
-  prepare(x, false);
+  prepare(x, bfloat16_arithmetic);
 }
 
 void LinearCall::check_bias(const char* op, const Tensor& x, const std::optional<Tensor>& bias) {
@@ -82,7 +88,10 @@ void LinearCall::interleave(const scalar_t* rows, int64_t row_stride, const Line
 
 void LinearCall::outputs(int64_t panel, int64_t row_block, float* out) const {
   const float* x = x_.get();
-  if (!in_panels_) {
+  if (!in_panels_ && pairs_) {
+    multiply_rounded_rows(x, static_cast<const bfloat16*>(weight_.const_data_ptr()), weight_.stride(0), shape_, panel,
+                          row_block, out);
+  } else if (!in_panels_) {
     dispatch_logits("linear_into_", weight_, [&](const auto* weight) {
       multiply_rows(x, weight, weight_.stride(0), shape_, panel, row_block, out);
     });
@@ -98,17 +107,23 @@ void LinearCall::outputs(int64_t panel, int64_t row_block, float* out) const {
   }
 }
 
-void LinearCall::write(float* out, int64_t row_stride) const {
+template <typename scalar_t>
+void LinearCall::write(scalar_t* out, int64_t row_stride) const {
   const int64_t row_blocks = shape_.row_blocks();
   parallel_items(shape_.panels() * row_blocks, panel_cost(), [&](int64_t i) {
     const int64_t panel = i / row_blocks, row_block = i % row_blocks;
     float panel_outputs[kRowBlock * kPanel];
     outputs(panel, row_block, panel_outputs);
     for (int64_t row = 0; row < shape_.block_rows(row_block); ++row) {
-      std::copy_n(panel_outputs + row * kPanel, shape_.columns(panel),
-                  out + (row_block * kRowBlock + row) * row_stride + panel * kPanel);
+      const float* from = panel_outputs + row * kPanel;
+      scalar_t* to = out + (row_block * kRowBlock + row) * row_stride + panel * kPanel;
+      const int64_t columns = shape_.columns(panel);
+      for (int64_t i = 0; i < columns; i += kLanes) store_lanes(to + i, std::min(kLanes, columns - i), load(from + i));
     }
   });
 }
+
+template void LinearCall::write(float*, int64_t) const;
+template void LinearCall::write(bfloat16*, int64_t) const;
 
 }  // namespace mtp_ext

@@ -17,16 +17,19 @@ class LinearCall {
   LinearCall(const char* op, const Tensor& x, const Tensor& panels, const std::optional<Tensor>& bias,
              int64_t in_features, int64_t out_features, bool bfloat16_arithmetic);
 
-  // For a weight [out, in] that lies row by row; x [rows, in] has been checked.
-  LinearCall(const char* op, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias);
+  // For a weight [out, in] that lies row by row; x [rows, in] has been checked. Arithmetic in bfloat16 wants it in
+  // both.
+  LinearCall(const char* op, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+             bool bfloat16_arithmetic);
 
   const LinearShape& shape() const { return shape_; }
 
   // The outputs [rows of the block, kPanel], bias included, of which shape().columns(panel) columns exist.
   void outputs(int64_t panel, int64_t row_block, float* out) const;
 
-  // All outputs, a panel a task: float32 [rows, out].
-  void write(float* out, int64_t row_stride) const;
+  // All outputs, a panel a task: float32 or bfloat16 [rows, out].
+  template <typename scalar_t>
+  void write(scalar_t* out, int64_t row_stride) const;
 
   // Reads that a panel is worth in parallel_items, for all rows of a block.
   int64_t panel_cost() const { return shape_.in * kPanel * ceil_div(std::min(shape_.rows, kRowBlock), kRowGroup); }

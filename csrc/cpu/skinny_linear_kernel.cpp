@@ -189,31 +189,31 @@ class PackedBlocks {
   const float* words_;
 };
 
-// and of one that lies row by row.
-template <typename scalar_t>
+// and of one that lies row by row, whose numbers are float32 operands, or lie in pairs where operand_t is bfloat16.
+template <typename operand_t, typename scalar_t>
 class RowBlocks {
  public:
   RowBlocks(const scalar_t* weight, int64_t row_stride, const LinearShape& s, int64_t panel)
       : rows_(weight + panel * kPanel * row_stride), stride_(row_stride), in_(s.in), count_(s.columns(panel)) {}
 
   const float* block(int64_t step) {
-    const int64_t inputs = std::min(kBlockInputs, in_ - step);
-    const float* rows[kPanel];
-    for (int64_t i = 0; i < count_; ++i) {
-      rows[i] = as_operand(rows_ + i * stride_ + step, inputs, widened_ + i * kBlockInputs);
-    }
-    transpose_words(rows, count_, inputs, kPanel, packed_);
+    const int64_t first = step * kInputs, inputs = std::min(kBlockInputs, in_ - first);
+    const scalar_t* rows[kPanel];
+    for (int64_t i = 0; i < count_; ++i) rows[i] = rows_ + i * stride_ + first;
+    pack_keys(rows, count_, inputs, kPanel, operands_, reinterpret_cast<operand_t*>(packed_));
     return packed_;
   }
 
   // As many numbers of the next panel, in the order of memory.
-  const void* to_come(int64_t step) const { return rows_ + kPanel * stride_ + step * kPanel; }
+  const void* to_come(int64_t step) const { return rows_ + kPanel * stride_ + step * kInputs * kPanel; }
 
  private:
+  static constexpr int64_t kInputs = sizeof(float) / sizeof(operand_t);  // a step
+
   const scalar_t* rows_;
   int64_t stride_, in_, count_;
-  alignas(64) float packed_[kBlockInputs * kPanel];
-  alignas(64) float widened_[sizeof(scalar_t) == sizeof(float) ? 1 : kBlockInputs * kPanel];
+  alignas(64) float packed_[kBlockInputs / kInputs * kPanel];
+  operand_t operands_[(kBlockInputs + 1) * kPanel];  // converted, or padded to a pair
 };
 
 // x_words: of the rows' inputs or pairs of inputs.
@@ -251,7 +251,7 @@ void multiply_panel(const float* x, const bfloat16* panel, const LinearShape& s,
 template <typename scalar_t>
 void multiply_rows(const float* x, const scalar_t* weight, int64_t row_stride, const LinearShape& s, int64_t panel,
                    int64_t row_block, float* out) {
-  multiply<Float32Weights>(x, s.in, RowBlocks<scalar_t>(weight, row_stride, s, panel), s.in, s, row_block, out);
+  multiply<Float32Weights>(x, s.in, RowBlocks<float, scalar_t>(weight, row_stride, s, panel), s.in, s, row_block, out);
 }
 
 #if defined(__AVX512F__)
@@ -260,9 +260,16 @@ void multiply_rounded(const float* x, const bfloat16* panel, const LinearShape& 
   multiply<BFloat16Dots>(x, s.even_in() / 2, PackedBlocks(panel), s.even_in(), s, row_block, out);
 }
 
+void multiply_rounded_rows(const float* x, const bfloat16* weight, int64_t row_stride, const LinearShape& s,
+                           int64_t panel, int64_t row_block, float* out) {
+  multiply<BFloat16Dots>(x, s.even_in() / 2, RowBlocks<bfloat16, bfloat16>(weight, row_stride, s, panel), s.even_in(),
+                         s, row_block, out);
+}
+
 #else
 
 void multiply_rounded(const float*, const bfloat16*, const LinearShape&, int64_t, float*) {}
+void multiply_rounded_rows(const float*, const bfloat16*, int64_t, const LinearShape&, int64_t, int64_t, float*) {}
 
 #endif
 

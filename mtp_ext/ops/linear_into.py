@@ -1,4 +1,8 @@
-"""Contract of `linear_into_`: a float32 linear layer whose outputs go to a place that is there already."""
+"""Contract of `linear_into_`: a linear layer whose outputs go to a place that is there already.
+
+Arithmetic is float32 where that place is; where it is bfloat16, products are of bfloat16 numbers, summed in float32,
+and sums are rounded.
+"""
 
 import torch
 from torch import Tensor
@@ -12,16 +16,21 @@ _OP = "linear_into_"
 
 
 def _check(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int | None) -> None:
-    checks.check_tensor(_OP, "x", x, [("rows", None), ("in", None)], [torch.float32, torch.bfloat16])
+    in_bfloat16 = isinstance(out, Tensor) and out.dtype == torch.bfloat16
+    storages = [torch.float32, torch.bfloat16]
+    checks.check_tensor(_OP, "x", x, [("rows", None), ("in", None)], storages)
     rows, in_features = x.shape
     if out_features is None:
-        checks.check_tensor(_OP, "weight", weight, [("out", None), ("in", in_features)], checks.LOGIT_DTYPES, x)
+        shape: list[checks.Dimension] = [("out", None), ("in", in_features)]
+        if in_bfloat16:
+            checks.check_tensor(_OP, "x", x, [("rows", None), ("in", None)], [torch.bfloat16])
+        checks.check_tensor(_OP, "weight", weight, shape, [torch.bfloat16] if in_bfloat16 else checks.LOGIT_DTYPES, x)
         out_features = weight.shape[0]
         if bias is not None:
             checks.check_tensor(_OP, "bias", bias, [("out", out_features)], [torch.float32], x)
     else:
-        check_linear(_OP, x, weight, bias, in_features, out_features, False)
-    checks.check_tensor(_OP, "out", out, [("rows", rows), ("out", out_features)], [torch.float32], x)
+        check_linear(_OP, x, weight, bias, in_features, out_features, in_bfloat16)
+    checks.check_tensor(_OP, "out", out, [("rows", rows), ("out", out_features)], storages, x)
 
 
 def _fake(*_: Tensor | int | None) -> None:

@@ -1,8 +1,9 @@
 """Chunks of the logits softcap * tanh((hidden @ unembedding.T + bias) / softcap), a range of tokens at a time.
 
-Their dtype is that of hidden states and unembedding where both have the same, so that logits are those of the model's own
-head; else it is float32, and float16 on a CPU, where it has no fast product, is float32 too. In float32 the product is
-`linear_into_`, which takes an unembedding as it lies or packed, in whatever dtype it is stored; else it is torch's own.
+Their dtype is that of hidden states and a plain unembedding where both have the same, so that logits are those of the
+model's own head; else it is float32, and float16 on a CPU, where it has no fast product, is float32 too. The product is
+`linear_into_`, which takes an unembedding as it lies or packed, in whatever dtype it is stored. Torch's own is for
+float16, and for many branches in bfloat16 where the CPU has tiles for them (AMX), which `linear_into_` does not use.
 """
 
 import torch
@@ -14,6 +15,8 @@ from mtp_ext.reference.skinny_linear import PANEL, from_panels
 # Logits, or weights in another dtype, that are worked on at a time: they stay in the cache until they are read again.
 # A chunk of them costs no more than its share of the whole product.
 CHUNK_BYTES = 4 << 20
+_TILES = torch.cpu._is_amx_tile_supported()
+_FEW_BRANCHES = 16  # with which reading the unembedding is what a product costs, tiles or not
 _GRAIN = 256  # tokens; a multiple of PANEL
 
 
@@ -38,7 +41,7 @@ class VocabHead:
         self.vocab = unembedding.shape[0] if out_features is None else out_features
         self.in_features = hidden.shape[-1]
         self.dtype = logits_dtype(hidden, unembedding, self.packed)
-        self.bias = None if bias is None else bias.to(self.dtype)
+        self.bias = bias
         self.softcap = softcap
         self._unembedding = unembedding
 
@@ -58,14 +61,16 @@ class VocabHead:
     def write_logits(self, hidden: Tensor, begin: int, end: int, out: Tensor) -> None:
         """out [m, end - begin] = the logits of tokens `begin`, a multiple of 256, to `end` for hidden [m, in]."""
         bias = None if self.bias is None else self.bias[begin:end]
-        if self.dtype == torch.float32:
+        tiles = self.dtype == torch.bfloat16 and _TILES and hidden.shape[0] > _FEW_BRANCHES
+        if self.dtype != torch.float16 and not tiles:
             hidden = hidden.float() if hidden.dtype == torch.float16 else hidden
             weight = self._panels(begin, end) if self.packed else self._unembedding[begin:end]
+            bias = None if bias is None else bias.float()
             linear_into_(out, hidden, weight, bias, end - begin if self.packed else None)
         elif bias is None:
             torch.mm(hidden, self.weight(begin, end).T, out=out)
         else:
-            torch.addmm(bias, hidden, self.weight(begin, end).T, out=out)
+            torch.addmm(bias.to(self.dtype), hidden, self.weight(begin, end).T, out=out)
         if self.softcap is not None:
             out.div_(self.softcap).tanh_().mul_(self.softcap)
 

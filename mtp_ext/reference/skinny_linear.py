@@ -47,12 +47,13 @@ def skinny_linear(
 
 
 def linear_into_(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int | None) -> None:
-    """Writes the product of x [rows, in] and the weight, [out, in] or its panels, into float32 out [rows, out]."""
+    """Writes x [rows, in] times the weight, [out, in] or its panels, into out [rows, out], in its dtype."""
     if out_features is not None:
         weight = from_panels(weight, x.shape[1], out_features)
-    torch.mm(x.float(), weight.float().T, out=out)
-    if bias is not None:
-        out += bias
+    if bias is None:
+        torch.mm(x.to(out.dtype), weight.to(out.dtype).T, out=out)
+    else:
+        torch.addmm(bias.to(out.dtype), x.to(out.dtype), weight.to(out.dtype).T, out=out)
 
 
 def skinny_linear_topk(

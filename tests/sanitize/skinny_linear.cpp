@@ -74,16 +74,16 @@ void check_all(const LinearShape& shape, const char* what, const Multiply& multi
   }
 }
 
-// A weight that lies row by row, with something between the rows.
-template <typename weight_t>
-void check_rows(const LinearShape& shape, const float* interleaved, const char* what) {
+// multiply(weight, row_stride, panel, row_block, outputs) for a weight that lies row by row, with something in between.
+template <typename weight_t, typename Multiply>
+void check_rows(const LinearShape& shape, const char* what, const Multiply& multiply) {
   const int64_t stride = shape.in + 3;
   const auto rows = exactly<weight_t>((shape.out - 1) * stride + shape.in);
   for (int64_t out = 0; out < shape.out; ++out) {
     for (int64_t in = 0; in < shape.in; ++in) store_number(&rows[out * stride + in], weight(shape, out, in));
   }
   check_all(shape, what, [&](int64_t panel, int64_t row_block, float* outputs) {
-    multiply_rows(interleaved, rows.get(), stride, shape, panel, row_block, outputs);
+    multiply(rows.get(), stride, panel, row_block, outputs);
   });
 }
 
@@ -104,9 +104,12 @@ void check(const LinearShape& shape) {
   check_all(shape, "bfloat16", [&](int64_t panel, int64_t row_block, float* outputs) {
     multiply_panel(interleaved.get(), panel_at(pairs.get(), shape, panel), shape, row_block, outputs);
   });
-  check_rows<float>(shape, interleaved.get(), "rows of float32");
-  check_rows<bfloat16>(shape, interleaved.get(), "rows of bfloat16");
-  check_rows<float16>(shape, interleaved.get(), "rows of float16");
+  const auto by_rows = [&](const auto* weight, int64_t stride, int64_t panel, int64_t row_block, float* outputs) {
+    multiply_rows(interleaved.get(), weight, stride, shape, panel, row_block, outputs);
+  };
+  check_rows<float>(shape, "rows of float32", by_rows);
+  check_rows<bfloat16>(shape, "rows of bfloat16", by_rows);
+  check_rows<float16>(shape, "rows of float16", by_rows);
 
   if (!has_bfloat16_dots()) return;
   const auto rounded = exactly<bfloat16>(shape.rows * shape.even_in());
@@ -117,6 +120,10 @@ void check(const LinearShape& shape) {
   check_all(shape, "bfloat16 dots", [&](int64_t panel, int64_t row_block, float* outputs) {
     multiply_rounded(interleaved_pairs.get(), panel_at(pairs.get(), shape, panel), shape, row_block, outputs);
   });
+  const auto by_pairs = [&](const bfloat16* weight, int64_t stride, int64_t panel, int64_t row_block, float* outputs) {
+    multiply_rounded_rows(interleaved_pairs.get(), weight, stride, shape, panel, row_block, outputs);
+  };
+  check_rows<bfloat16>(shape, "bfloat16 dots of rows", by_pairs);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mtp_ext.ops.branch_normalizers import branch_normalizers
+from mtp_ext.ops.vocab_head import VocabHead
 
 # At a time. Products have rows enough, for which torch packs the unembedding each time: half as many take 1.08 times as
 # long in float32, and twice as many 1.15 in bfloat16, where logits and softmax then leave a cache of 32 MiB.
@@ -49,18 +50,19 @@ class _HeadLosses(torch.autograd.Function):
     ) -> Tensor:
         losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        inputs = hidden.to(unembedding.dtype)
+        head = VocabHead(inputs, unembedding, None, offsets, None)
         rows = max(1, _CHUNK_LOGITS // unembedding.shape[0])
         for start in range(0, hidden.shape[0], rows):
             some = slice(start, start + rows)
-            logits = hidden[some].to(unembedding.dtype) @ unembedding.T
-            if offsets is not None:
-                logits += offsets.to(logits.dtype)
+            logits = inputs.new_empty(inputs[some].shape[0], head.vocab, dtype=head.dtype)
+            head.write_logits(inputs[some], 0, head.vocab, logits)
             wanted = (logits.gather(1, targets[some]).float() * probs[some]).sum(-1)
             losses[some] = branch_normalizers(logits).sum(-1).float() - wanted  # in one pass, where torch makes four
             if slopes is not None:
                 slope = logits.softmax(-1)
                 slope.scatter_add_(1, targets[some], -probs[some].to(slope.dtype))
-                slopes[some] = slope @ unembedding
+                slopes[some] = slope.to(unembedding.dtype) @ unembedding
         ctx.slopes = slopes
         return losses
 
