@@ -28,11 +28,11 @@ def linear_marginalize(
     """`marginalize` of the logits softcap * tanh((hidden @ unembedding.T + bias) / softcap), which exist a group of
     branches at a time.
 
-    The product is torch's own, or `skinny_linear` for a packed unembedding, and done once; the unembedding is read
-    once for each group of branches whose logits fit the workspace. Hidden states and unembedding of one dtype are
-    multiplied in it, and logits are rounded to it, as a model's own head does; otherwise, and for float16 on a CPU,
-    both are float32. What follows the product is the same bit for bit for any number of threads; the product is as
-    repeatable as torch's.
+    The product is done once; the unembedding is read once for each group of branches whose logits fit the workspace.
+    Hidden states and unembedding of one dtype are multiplied in it, and logits are rounded to it, as a model's own head
+    does; otherwise, and for float16 on a CPU, both are float32, and with a packed unembedding too. The result is the
+    same bit for bit for any number of threads, but where the product is torch's own: on a GPU, and in bfloat16 for more
+    than 16 branches on a CPU with tiles for it (AMX).
 
     With a group, each rank holds a slice of the vocabulary, in the order of the ranks, of any length, 0 included; all
     else is the same on every rank. Ranks exchange normalisers, never logits, and a rank that refuses its arguments

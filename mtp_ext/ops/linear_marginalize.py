@@ -32,7 +32,7 @@ def _fake(*args: Any) -> Tensor:
     return inputs.branch_log_probs.new_empty(inputs.rows, inputs.vocab)
 
 
-# One implementation on every device: torch's product, and kernels for what follows it.
+# One implementation on every device: the product of `VocabHead`, and kernels for what follows it.
 linear_marginalize = define(f"{_OP}({SCHEMA}) -> Tensor", check=_check, reference=_linear_marginalize, fake=_fake)
 
 define_no_gradient(_OP)
