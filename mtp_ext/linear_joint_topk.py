@@ -30,8 +30,9 @@ def linear_joint_topk(
     softcap), which exist a chunk of branches at a time.
 
     Args:
-        branch_hidden: [branches, hidden] of one request; float32, bfloat16 or float16.
-        unembedding: [vocab, hidden].
+        branch_hidden: [branches, hidden] of one request; float32, bfloat16 or float16, contiguous in the last
+            dimension.
+        unembedding: [vocab, hidden], likewise.
         branch_log_probs: float32 [branches], nats; taken as they are.
         k: at least 1.
         bias: [vocab].
@@ -43,8 +44,9 @@ def linear_joint_topk(
         lower token; beyond the last pair -inf, -1, -1. A broken branch makes all of it NaN, -1, -1.
 
     Raises:
-        ValueError, TypeError: k out of range, or what `joint_topk` refuses.
+        ValueError, TypeError: a wrong shape, dtype or device, k out of range, or what `joint_topk` refuses.
     """
+    _check(branch_hidden, unembedding, bias)
     head = VocabHead(branch_hidden, unembedding, None, bias, softcap)
     chunk_size = max(1, workspace_bytes // max(1, head.vocab * head.dtype.itemsize))
     checks.check_range("linear_joint_topk", "k", k, 1, _LARGEST_K)
@@ -59,6 +61,16 @@ def linear_joint_topk(
         found = joint_topk(logits[None], branch_log_probs[None, first : first + chunk_size], k=k)
         best = better_pairs(best, found, first)
     return best
+
+
+def _check(branch_hidden: Tensor, unembedding: Tensor, bias: Tensor | None) -> None:
+    op = "linear_joint_topk"
+    shape: list[checks.Dimension] = [("branches", None), ("hidden", None)]
+    checks.check_tensor(op, "branch_hidden", branch_hidden, shape, checks.LOGIT_DTYPES)
+    shape = [("vocab", None), ("hidden", branch_hidden.shape[1])]
+    checks.check_tensor(op, "unembedding", unembedding, shape, checks.LOGIT_DTYPES, branch_hidden)
+    if bias is not None:
+        checks.check_tensor(op, "bias", bias, [("vocab", unembedding.shape[0])], checks.LOGIT_DTYPES, branch_hidden)
 
 
 def no_pairs(k: int, device: torch.device) -> TopPairs:

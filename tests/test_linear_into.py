@@ -92,6 +92,17 @@ def test_in_bfloat16_a_row_depends_on_itself_alone(device: str, in_features: int
                 assert_same_bits(out, whole[:rows])
 
 
+@pytest.mark.parametrize("bits", [-1, 0x7FC00000, 0x7FFFFFFF])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_any_nan_stays_one(device: str, dtype: torch.dtype, bits: int) -> None:
+    """Rounding to bfloat16 must not carry it over into a number."""
+    x, weight = numbers(3, 7).to(dtype).to(device), numbers(40, 7, seed=2).to(dtype).to(device)
+    bias = torch.full((40,), bits, dtype=torch.int32, device=device).view(torch.float32)
+    out = torch.zeros(3, 40, dtype=dtype, device=device)
+    linear_into_(out, x, weight, bias, None)
+    assert out.isnan().all()
+
+
 def test_opcheck(device: str) -> None:
     out, x, weight, bias = (numbers(*shape).to(device) for shape in ((3, 40), (3, 7), (40, 7), (40,)))
     overload = torch.ops.mtp_ext.linear_into_.default

@@ -72,3 +72,12 @@ def test_k_out_of_range() -> None:
     case = one_row(linear_case([2], 4, 3))
     with pytest.raises(ValueError, match=r"^linear_joint_topk: k must be from 1 to 1048576, got 0$"):
         run(case, 0, 1)
+
+
+def test_a_transposed_unembedding() -> None:
+    case = one_row(linear_case([2], 4, 3))
+    unembedding = case.unembedding.T.contiguous().T
+    with pytest.raises(
+        ValueError, match=r"^linear_joint_topk: unembedding must be contiguous in its last dimension, got"
+    ):
+        linear_joint_topk(case.hidden, unembedding, case.log_probs, k=2)

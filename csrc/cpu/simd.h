@@ -280,12 +280,14 @@ inline Floats load_partial(const scalar_t* data, int64_t count, float fill) {
   return value;
 }
 
-// bfloat16 by rounding to nearest even; NaN is not expected.
+// bfloat16 by rounding to nearest even.
 inline void store(bfloat16* data, Floats value) {
 #if defined(__AVX512F__)
   const __m512i bits = _mm512_castps_si512(value);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+  const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+  const __m512i rounded = _mm512_mask_mov_epi32(sum, is_nan, _mm512_set1_epi32(0x7fc00000));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(data), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 #else
   for (int64_t i = 0; i < kLanes; ++i) data[i] = to_bfloat16(value[i]);

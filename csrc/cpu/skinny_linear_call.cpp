@@ -47,12 +47,15 @@ LinearCall::LinearCall(const char* op, const Tensor& x, const Tensor& panels, co
 LinearCall::LinearCall(const char* op, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                        bool bfloat16_arithmetic)
     : weight_(weight), in_panels_(false) {
+  const auto check_weight = [&](std::initializer_list<ScalarType> dtypes) {
+    check_tensor(op, "weight", weight, {{"out"}, {"in", x.size(1)}}, dtypes, x);
+  };
   if (bfloat16_arithmetic) {
     check_tensor(op, "x", x, {{"rows"}, {"in"}}, {ScalarType::BFloat16}, x);
-    check_tensor(op, "weight", weight, {{"out"}, {"in", x.size(1)}}, {ScalarType::BFloat16}, x);
+    check_weight({ScalarType::BFloat16});
   } else {
-    check_tensor(op, "weight", weight, {{"out"}, {"in", x.size(1)}}, {kFloat32, ScalarType::BFloat16, ScalarType::Half},
-                 x);
+    check_tensor(op, "x", x, {{"rows"}, {"in"}}, {kFloat32, ScalarType::BFloat16}, x);
+    check_weight({kFloat32, ScalarType::BFloat16, ScalarType::Half});
   }
   shape_ = {x.size(0), weight.size(1), weight.size(0)};
   check_bias(op, x, bias);

@@ -17,8 +17,7 @@ class LinearCall {
   LinearCall(const char* op, const Tensor& x, const Tensor& panels, const std::optional<Tensor>& bias,
              int64_t in_features, int64_t out_features, bool bfloat16_arithmetic);
 
-  // For a weight [out, in] that lies row by row; x [rows, in] has been checked. Arithmetic in bfloat16 wants it in
-  // both.
+  // For a weight [out, in] that lies row by row. Arithmetic in bfloat16 wants it and x in bfloat16.
   LinearCall(const char* op, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
              bool bfloat16_arithmetic);
 

@@ -23,8 +23,8 @@ constexpr int64_t kVectors = kTileColumns / kLanes;
 // that share the block asks for its part, so that memory is busy all the time.
 class Prefetcher {
  public:
-  Prefetcher(const void* to_come, int64_t bytes, int64_t tile, int64_t tiles)
-      : next_(static_cast<const char*>(to_come) + bytes / tiles * tile), step_(kLine / tiles) {}
+  Prefetcher(const void* to_come, int64_t bytes, int64_t steps, int64_t tile, int64_t tiles)
+      : next_(static_cast<const char*>(to_come) + bytes / tiles * tile), step_(bytes / (2 * steps * tiles)) {}
 
   void two_lines() {
     __builtin_prefetch(next_, 0, 2);
@@ -33,8 +33,6 @@ class Prefetcher {
   }
 
  private:
-  static constexpr int64_t kLine = 64;
-
   const char* next_;
   int64_t step_;
 };
@@ -184,6 +182,7 @@ class PackedBlocks {
 
   const float* block(int64_t step) const { return words_ + step * kPanel; }
   const void* to_come(int64_t step) const { return block(step) + kBlockInputs * kPanel; }  // at least a block ahead
+  static constexpr int64_t bytes(int64_t steps) { return steps * kPanel * sizeof(float); }
 
  private:
   const float* words_;
@@ -206,6 +205,7 @@ class RowBlocks {
 
   // As many numbers of the next panel, in the order of memory.
   const void* to_come(int64_t step) const { return rows_ + kPanel * stride_ + step * kInputs * kPanel; }
+  static constexpr int64_t bytes(int64_t steps) { return steps * kInputs * kPanel * sizeof(scalar_t); }
 
  private:
   static constexpr int64_t kInputs = sizeof(float) / sizeof(operand_t);  // a step
@@ -233,7 +233,7 @@ void multiply(const float* x, int64_t x_words, Blocks&& blocks, int64_t inputs, 
       const float* numbers = x + group * x_words + step * Weights::kXWords * stride + (begin + row - group);
       add_rows<kTileRows, Weights>(
           std::min(kTileRows, rows - row), block, std::min(kBlockInputs, inputs - step * Weights::kInputs), numbers,
-          stride, Prefetcher(to_come, kBlockSteps * kPanel * sizeof(float), tile, tiles), out + row * kPanel);
+          stride, Prefetcher(to_come, blocks.bytes(kBlockSteps), kBlockSteps, tile, tiles), out + row * kPanel);
     }
   }
 }

@@ -18,13 +18,12 @@ _OP = "linear_into_"
 def _check(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int | None) -> None:
     in_bfloat16 = isinstance(out, Tensor) and out.dtype == torch.bfloat16
     storages = [torch.float32, torch.bfloat16]
-    checks.check_tensor(_OP, "x", x, [("rows", None), ("in", None)], storages)
+    x_dtypes = [torch.bfloat16] if in_bfloat16 and out_features is None else storages
+    checks.check_tensor(_OP, "x", x, [("rows", None), ("in", None)], x_dtypes)
     rows, in_features = x.shape
     if out_features is None:
-        shape: list[checks.Dimension] = [("out", None), ("in", in_features)]
-        if in_bfloat16:
-            checks.check_tensor(_OP, "x", x, [("rows", None), ("in", None)], [torch.bfloat16])
-        checks.check_tensor(_OP, "weight", weight, shape, [torch.bfloat16] if in_bfloat16 else checks.LOGIT_DTYPES, x)
+        dtypes = [torch.bfloat16] if in_bfloat16 else checks.LOGIT_DTYPES
+        checks.check_tensor(_OP, "weight", weight, [("out", None), ("in", in_features)], dtypes, x)
         out_features = weight.shape[0]
         if bias is not None:
             checks.check_tensor(_OP, "bias", bias, [("out", out_features)], [torch.float32], x)

@@ -12,8 +12,8 @@ from torch import Tensor
 from mtp_ext.ops.linear_into import linear_into_
 from mtp_ext.reference.skinny_linear import PANEL, from_panels
 
-# Logits, or weights in another dtype, that are worked on at a time: they stay in the cache until they are read again.
-# A chunk of them costs no more than its share of the whole product.
+# Logits that are worked on at a time, or weights in another dtype, of which a gradient or a GPU makes a copy: they stay
+# in the cache until they are read again. A chunk of them costs no more than its share of the whole product.
 CHUNK_BYTES = 4 << 20
 _TILES = torch.cpu._is_amx_tile_supported()
 _FEW_BRANCHES = 16  # with which reading the unembedding is what a product costs, tiles or not

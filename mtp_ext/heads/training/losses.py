@@ -30,8 +30,9 @@ def head_losses(
     """Cross entropy of each row in nats, float32 [rows], without a [rows, vocab] tensor; differentiable in `hidden`.
 
     Args:
-        hidden: [rows, hidden], after the final norm; multiplied in the unembedding's dtype.
-        unembedding: [vocab, hidden], frozen.
+        hidden: [rows, hidden], after the final norm, contiguous in the last dimension; rounded to the unembedding's
+            dtype.
+        unembedding: [vocab, hidden], frozen, likewise.
         targets: int64 [rows], or [rows, k] with `probs`.
         probs: float32 [rows, k], how probable each target is; made to sum to one.
         offsets: [vocab], added to the logits: of an unembedding of which only some columns are there, see `Columns`.
