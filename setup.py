@@ -35,7 +35,7 @@ CPU_SOURCES = [
     "csrc/cpu/branch_pass.cpp",
     "csrc/cpu/cache_values.cpp",
     "csrc/cpu/commit_binding.cpp",
-    "csrc/cpu/gemm_tile.cpp",
+    "csrc/cpu/brgemm.cpp",
     "csrc/cpu/joint_topk_binding.cpp",
     "csrc/cpu/joint_topk_kernel.cpp",
     "csrc/cpu/linear_into_binding.cpp",

@@ -1,16 +1,16 @@
 // What this machine could do at best, the yardstick of the benchmarks: bytes read per second from memory; exponentials
 // per second (2^y of csrc/cpu/simd.h on numbers that stay in the first-level cache, added up as the kernels do); and
-// operations per second, two a multiply-add, of csrc/cpu/gemm_tile.h, which is torch's brgemm where there is one. Each
-// on `threads` threads at once, the best of nine tries.
+// operations per second, two a multiply-add, of torch's brgemm. Each on `threads` threads at once, the best of nine
+// tries.
 //
-// A shared library, for a process that has loaded torch, since that is where gemm_tile.cpp looks for brgemm.
+// A shared library, for a process that has loaded torch, since that is where csrc/cpu/brgemm.cpp looks for it.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <thread>
 #include <vector>
 
-#include "../csrc/cpu/gemm_tile.h"
+#include "../csrc/cpu/brgemm.h"
 #include "../csrc/cpu/simd.h"
 
 namespace {
@@ -91,14 +91,15 @@ double exponentials_per_second(int64_t threads) {
 // The two products of a block of attention, scores and weighted values, on packed operands that stay in the cache.
 template <typename operand_t>
 double operations_per_second(int64_t threads) {
+  if (!mtp_ext::has_brgemm<operand_t>()) return 0;
   const double seconds = best_seconds(threads, [&](int64_t) {
     const std::vector<operand_t> rows(kRows * kKeys), packed(kKeys * kDim);
     std::vector<float> product(kRows * kKeys);
     for (int64_t i = 0; i < kProducts; ++i) {
-      mtp_ext::gemm({kRows, kKeys, kDim, kDim, kKeys, kKeys}, false, rows.data(), packed.data(), product.data());
-      mtp_ext::gemm({kRows, kDim, kKeys, kKeys, kDim, kDim}, true, rows.data(), packed.data(), product.data());
+      mtp_ext::brgemm({kRows, kKeys, kDim, kDim, kKeys, kKeys}, false, rows.data(), packed.data(), product.data());
+      mtp_ext::brgemm({kRows, kDim, kKeys, kKeys, kDim, kDim}, true, rows.data(), packed.data(), product.data());
     }
-    mtp_ext::gemm_done(std::is_same_v<operand_t, mtp_ext::bfloat16>);
+    mtp_ext::brgemm_done(std::is_same_v<operand_t, mtp_ext::bfloat16>);
   });
   return static_cast<double>(threads * kProducts * 4 * kRows * kKeys * kDim) / seconds;
 }
@@ -106,10 +107,10 @@ double operations_per_second(int64_t threads) {
 }  // namespace
 
 // rates [4]: bytes, exponentials, float32 operations and bfloat16 operations, in a second on `threads` threads. Where
-// this torch or CPU has no bfloat16 products, the kernels widen, and the float32 rate is theirs.
+// this CPU has no bfloat16 products, the kernels widen, and the float32 rate is theirs.
 extern "C" __attribute__((visibility("default"))) void measure_ceilings(int64_t threads, double* rates) {
   rates[0] = bytes_per_second(threads);
   rates[1] = exponentials_per_second(threads);
   rates[2] = operations_per_second<float>(threads);
-  rates[3] = mtp_ext::has_bfloat16_gemm() ? operations_per_second<mtp_ext::bfloat16>(threads) : rates[2];
+  rates[3] = std::max(operations_per_second<mtp_ext::bfloat16>(threads), rates[2]);
 }

@@ -16,7 +16,7 @@ _FLAGS = {
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
 }
 _FOLDER = Path(__file__).parent
-_SOURCES = [_FOLDER / "ceilings.cpp", _FOLDER.parent / "csrc" / "cpu" / "gemm_tile.cpp"]
+_SOURCES = [_FOLDER / "ceilings.cpp", _FOLDER.parent / "csrc" / "cpu" / "brgemm.cpp"]
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ struct TreeAttention {
   float softcap;   // 0: none
   int64_t window;  // positions; 0: none
 
-  bool bfloat16_products;  // whether this CPU multiplies bfloat16
+  bool bfloat16_products = false;  // whether this CPU multiplies bfloat16,
+  bool matrix_tiles = false;       // and by tiles, for many rows
 
   int64_t group() const { return heads / kv_heads; }  // query heads that share a KV head
   int64_t prefix(int64_t b) const { return prefix_lengths[b]; }

@@ -22,9 +22,10 @@ def instruction_set_of(library: Library) -> str:
     return name
 
 
-def assert_laws_hold(library: Library, *tests: str) -> None:
-    """Fails unless these tests, FILE or FILE::TEST of this folder, pass on the instruction set of `library`."""
-    environment = os.environ | {"ATEN_CPU_CAPABILITY": instruction_set_of(library)}
+def assert_laws_hold(library: Library, *tests: str, **variables: str) -> None:
+    """Fails unless these tests, FILE or FILE::TEST of this folder, pass on the instruction set of `library`, with these
+    environment variables."""
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": instruction_set_of(library)} | variables
     folder = Path(__file__).parent
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *[f"{folder / test}" for test in tests]]
     done = subprocess.run(command, env=environment, cwd=folder.parent, capture_output=True, text=True)

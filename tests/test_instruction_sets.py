@@ -161,6 +161,14 @@ def test_attention_equals_the_oracle(library: Library) -> None:
     assert_laws_hold(library, *[f"test_tree_attention.py::test_{law}" for law in laws])
 
 
+@pytest.mark.parametrize("library", built_libraries("cpu"))
+def test_attention_by_matrix_tiles(library: Library) -> None:
+    """brgemm for many rows in bfloat16, which a CPU with AMX takes and any that multiplies bfloat16 can."""
+    if instruction_set_of(library) != "avx512" or not torch.cpu._is_avx512_bf16_supported():
+        pytest.skip("this CPU does not multiply bfloat16")
+    assert_laws_hold(library, "test_tree_attention.py", MTP_EXT_MATRIX_TILES="1")
+
+
 def as_tuple(result: Any) -> tuple[torch.Tensor, ...]:
     return (result,) if isinstance(result, torch.Tensor) else tuple(result)
 

@@ -166,7 +166,7 @@ def test_bfloat16_arithmetic(family: str, device: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_node_depends_on_what_it_sees_alone(family: str) -> None:
     """Bit for bit: not on the other nodes, nor on the other requests. But for one step: attention multiplies up to
-    sixteen rows (nodes times heads of a KV head, here 2) in another order than more."""
+    eight rows (nodes times heads of a KV head, here 2) in another order than more."""
     prepared = prepare(lean_model(family))
     ids, _ = prompts(lengths=[40, 40, 40])
     cache = prepared.new_cache(3, 40 + 64)
@@ -180,11 +180,11 @@ def test_a_node_depends_on_what_it_sees_alone(family: str) -> None:
         def first(nodes: int, one: TokenTree = one, request: KVCache = request) -> TargetPass:
             return prepared.run_tree(TokenTree(one.tokens[:, :nodes], one.parents[:, :nodes]), request)
 
-        for nodes in (9, 16, 17, 21):
+        for nodes in (5, 8, 9, 16, 17, 21):
             assert_same_bits(first(nodes).logits()[0], together.logits()[b, :nodes])
             assert torch.equal(first(nodes).best_tokens()[0], together.best_tokens()[b, :nodes])
-        for nodes in (1, 2, 3, 7):
-            assert_same_bits(first(nodes).logits(), first(8).logits()[:, :nodes])
+        for nodes in (1, 2, 3):
+            assert_same_bits(first(nodes).logits(), first(4).logits()[:, :nodes])
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

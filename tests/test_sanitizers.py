@@ -29,7 +29,7 @@ SOURCES = {
     "skinny_linear": ["tests/sanitize/skinny_linear.cpp", "csrc/cpu/skinny_linear_kernel.cpp"],
     "tree_attention": [
         "tests/sanitize/tree_attention.cpp",
-        "csrc/cpu/gemm_tile.cpp",
+        "csrc/cpu/brgemm.cpp",
         "csrc/cpu/tree_attention_kernel.cpp",
     ],
     "verification": [

@@ -126,6 +126,7 @@ struct Products<bfloat16> {
     return _mm512_set1_ps(pair);
   }
   static Floats add(Floats weights, Floats values, Floats sum) { return bfloat16_dots(weights, values, sum); }
+  static Floats pairs(Floats even, Floats odd) { return bfloat16_pairs(even, odd); }
   template <typename scalar_t>
   static FloatsPair in_order(FloatsPair sum) {
     const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
@@ -133,16 +134,7 @@ struct Products<bfloat16> {
     return {_mm512_permutex2var_ps(sum.first, low, sum.second), _mm512_permutex2var_ps(sum.first, high, sum.second)};
   }
 };
-inline constexpr bool kMultipliesBFloat16 = true;
-#else
-inline constexpr bool kMultipliesBFloat16 = false;
 #endif
-
-// Up to how many rows this is faster than packing.
-template <typename operand_t>
-constexpr bool takes_few_rows(int64_t rows) {
-  return (std::is_same_v<operand_t, float> || kMultipliesBFloat16) && rows <= 16;
-}
 
 // A row of `dim` numbers as float32, whole pairs in the order of load_pair.
 template <typename scalar_t>

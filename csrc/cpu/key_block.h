@@ -13,7 +13,7 @@
 
 namespace mtp_ext {
 
-inline constexpr int64_t kKeyBlock = 256;  // keys that are packed and multiplied at a time
+inline constexpr int64_t kKeyBlock = 128;  // keys that are packed and multiplied at a time
 inline constexpr int64_t kPrefetchedValues = 16;
 
 // How many 32-bit words a row of `dim` operands takes.

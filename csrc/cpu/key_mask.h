@@ -46,6 +46,12 @@ class KeyMask {
   int64_t pairs() const { return pairs_; }       // of a node and a key that it sees
   int64_t first_node() const { return first_; }  // that sees any of the keys
   int64_t last_node() const { return last_; }
+  bool all_seen() const {  // whether some node sees each key
+    for (int64_t w = 0; w < kWords; ++w) {
+      if (seen_[w] != ones(keys_ - 64 * w)) return false;
+    }
+    return true;
+  }
   bool seen(int64_t key) const { return seen_[key / 64] >> key % 64 & 1; }  // by any node
   uint64_t word(int64_t node, int64_t w) const { return words_[node * kWords + w]; }
   uint32_t lanes(int64_t node, int64_t key) const {

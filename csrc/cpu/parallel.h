@@ -27,15 +27,6 @@ void parallel_items(int64_t items, int64_t logits_per_item, const Body& body) {
   });
 }
 
-// The same with body(i, workspace), a workspace of its own for each thread.
-template <typename workspace_t, typename Body>
-void parallel_items_with(int64_t items, const Body& body) {
-  torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
-    workspace_t workspace;
-    for (int64_t i = begin; i < end; ++i) body(i, workspace);
-  });
-}
-
 inline int64_t thread_count() { return torch::stable::get_num_threads(); }
 
 }  // namespace mtp_ext

@@ -141,10 +141,18 @@ inline void sums(const Floats (&a)[16], float* out) {  // of sixteen registers a
   });
   store(out, _mm512_shuffle_f32x4(eights[0], eights[1], 0x88) + _mm512_shuffle_f32x4(eights[0], eights[1], 0xdd));
 }
-// a b + sum, where a and b are pairs of bfloat16. Assembly, since the library also serves processors without it.
+// a b + sum, where a and b are pairs of bfloat16; and how such pairs are made of float32. Assembly, since the library
+// also serves processors without it.
 inline Floats bfloat16_dots(Floats a, Floats b, Floats sum) {
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
   return sum;
+}
+inline Floats bfloat16_pairs(Floats even, Floats odd) {
+  __m512i halves;
+  asm("vcvtne2ps2bf16 %2, %1, %0" : "=v"(halves) : "v"(odd), "v"(even));
+  const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
+                                              6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_castsi512_ps(_mm512_permutexvar_epi16(interleave, halves));
 }
 inline bool has_bfloat16_dots() { return __builtin_cpu_supports("avx512bf16"); }
 inline uint32_t less_mask(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }

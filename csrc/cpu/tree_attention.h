@@ -15,6 +15,7 @@
 namespace mtp_ext {
 
 inline constexpr int64_t kTileRows = 256;   // rows of the matrix, nodes x heads of a group
+inline constexpr int64_t kFewRows = 8;      // up to which they are multiplied from the keys' side
 inline constexpr int64_t kPartRows = 1024;  // of the prefix, at least, in a part
 inline constexpr int64_t kMostParts = 16;
 
@@ -31,10 +32,13 @@ struct AttentionWorkspace {
 
 // Unnormalised attention of a tile's rows over one part: out = sum_r 2^(score[r] - maximum) v[r], in octaves.
 struct PartialState {
-  float* out;      // [KV heads, rows, round_up(value_dim, 16)]
-  float* maximum;  // [KV heads, rows], -inf where nothing was seen
-  float* sum;      // [KV heads, rows]
+  float* out;      // [KV heads, state_rows, round_up(value_dim, 16)]
+  float* maximum;  // [KV heads, state_rows], -inf where nothing was seen
+  float* sum;      // [KV heads, state_rows]
 };
+
+// The rows of a KV head that a state has room for.
+inline int64_t state_rows(int64_t rows) { return rows <= kFewRows ? rows : round_up(rows, 16); }
 
 int64_t nodes_per_tile(const TreeAttention& attention);
 int64_t part_count(int64_t prefix);

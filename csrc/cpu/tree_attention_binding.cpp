@@ -2,8 +2,8 @@
 
 #include "../dispatch.h"
 #include "../tree_attention_checks.h"
+#include "brgemm.h"
 #include "cache_values.h"
-#include "gemm_tile.h"
 #include "parallel.h"
 #include "simd.h"
 #include "tree_attention.h"
@@ -39,7 +39,7 @@ void check_values(const TreeAttention& a) {
 
 // The floats of a partial state: of the rows of one KV head and tile, against one part. It starts on a cache line.
 int64_t state_floats(const TreeAttention& a, int64_t nodes) {
-  const int64_t rows = nodes * a.group();
+  const int64_t rows = state_rows(nodes * a.group());
   return rows * round_up(a.value_dim, 16) + 2 * round_up(rows, 16);
 }
 
@@ -88,7 +88,7 @@ void run(TreeAttention a, const scalar_t* query, const scalar_t* key, const scal
     std::fill_n(lse + first, rows, -kInfinity);
   }
   const std::vector<AttentionTile> tiles = make_tiles(a);
-  Workspace memory;
+  thread_local Workspace memory;
   for (size_t first = 0; first < tiles.size();) {
     // As many tiles as fit: their parts run side by side, whatever the number of heads.
     struct Task {
@@ -114,12 +114,13 @@ void run(TreeAttention a, const scalar_t* query, const scalar_t* key, const scal
     std::vector<std::vector<PartialState>> states(last - first);
     for (size_t i = 0; i < tasks.size(); ++i) {
       const AttentionTile& tile = tiles[tasks[i].tile];
-      const int64_t rows = (tile.head_end - tile.head_begin) * (tile.end - tile.begin) * a.group();
+      const int64_t rows = (tile.head_end - tile.head_begin) * state_rows((tile.end - tile.begin) * a.group());
       float* out_rows = state + offsets[i];
       float* maximum = out_rows + rows * round_up(a.value_dim, 16);
       states[tasks[i].tile - first].push_back({out_rows, maximum, maximum + rows});
     }
-    parallel_items_with<AttentionWorkspace>(static_cast<int64_t>(tasks.size()), [&](int64_t i, auto& workspace) {
+    parallel_items(static_cast<int64_t>(tasks.size()), kGrain, [&](int64_t i) {
+      thread_local AttentionWorkspace workspace;
       const Task& task = tasks[i];
       attend_part(a, query, key, value, depths.data(), tiles[task.tile], task.part,
                   states[task.tile - first][task.part], workspace);
@@ -140,7 +141,10 @@ std::tuple<Tensor, Tensor> tree_attention_cpu(const Tensor& query, const Tensor&
   TreeAttention a = check_tree_attention(query, key, value, ancestors, prefix_lengths, node_counts, starts, page_table,
                                          scale, softcap, window, sinks);
   check_values(a);
-  a.bfloat16_products = query.scalar_type() == ScalarType::BFloat16 && has_bfloat16_dots() && has_bfloat16_gemm();
+  if (query.scalar_type() == ScalarType::BFloat16) {
+    a.bfloat16_products = has_bfloat16_dots();
+    a.matrix_tiles = a.bfloat16_products && has_matrix_tiles();
+  }
   const Tensor out = new_empty(query, {a.batch, a.nodes, a.heads, a.value_dim}, query.scalar_type());
   const Tensor lse = new_empty(query, {a.batch, a.nodes, a.heads}, kFloat32);
   dispatch_logits(kOp, query, [&](const auto* data) {

@@ -1,20 +1,33 @@
-#include "tile_attention.h"
+#include "few_rows_attention.h"
+#include "panel_attention.h"
 
 namespace mtp_ext {
 namespace {
+
+template <typename Attention, typename scalar_t>
+void attend_part_with(const TreeAttention& a, const scalar_t* query, TileRows<scalar_t>& rows, int64_t prefix,
+                      int64_t part, const PartialState& state, AttentionWorkspace& workspace) {
+  const int64_t parts = part_count(prefix);
+  const int64_t part_rows = round_up(ceil_div(prefix, parts), kKeyBlock);
+  Attention attention(a, rows, state, workspace);
+  attention.load_queries(query);
+  const auto attend = [&](const KeyRange& range) { attention.attend(range); };
+  rows.for_prefix(std::min(prefix, part * part_rows), std::min(prefix, (part + 1) * part_rows), Attention::kBlock,
+                  attend);
+  if (part == parts - 1) rows.for_nodes(Attention::kBlock, attend);
+  attention.finish();
+}
 
 template <typename operand_t, typename scalar_t>
 void attend_part_as(const TreeAttention& a, const scalar_t* query, const scalar_t* key, const scalar_t* value,
                     const int32_t* depths, const AttentionTile& tile, int64_t part, const PartialState& state,
                     AttentionWorkspace& workspace) {
+  TileRows<scalar_t> rows(a, key, value, depths, tile);
   const int64_t prefix = a.prefix(tile.b);
-  const int64_t parts = part_count(prefix);
-  const int64_t part_rows = round_up(ceil_div(prefix, parts), kKeyBlock);
-  TileAttention<scalar_t, operand_t> attention(a, key, value, depths, tile, state, workspace);
-  attention.load_queries(query);
-  attention.attend_prefix(std::min(prefix, part * part_rows), std::min(prefix, (part + 1) * part_rows));
-  if (part == parts - 1) attention.attend_nodes();
-  gemm_done(std::is_same_v<operand_t, bfloat16>);
+  if (rows.rows() <= kFewRows) {
+    return attend_part_with<FewRowsAttention<scalar_t, operand_t>>(a, query, rows, prefix, part, state, workspace);
+  }
+  attend_part_with<PanelAttention<scalar_t, operand_t>>(a, query, rows, prefix, part, state, workspace);
 }
 
 }  // namespace
@@ -45,11 +58,13 @@ template <typename scalar_t>
 void attend_part(const TreeAttention& attention, const scalar_t* query, const scalar_t* key, const scalar_t* value,
                  const int32_t* depths, const AttentionTile& tile, int64_t part, const PartialState& state,
                  AttentionWorkspace& workspace) {
+#if defined(__AVX512F__)
   if constexpr (std::is_same_v<scalar_t, bfloat16>) {
     if (attention.bfloat16_products) {
       return attend_part_as<bfloat16>(attention, query, key, value, depths, tile, part, state, workspace);
     }
   }
+#endif
   attend_part_as<float>(attention, query, key, value, depths, tile, part, state, workspace);
 }
 
@@ -57,38 +72,51 @@ template <typename scalar_t>
 void merge_parts(const TreeAttention& a, const AttentionTile& tile, const std::vector<PartialState>& parts,
                  scalar_t* out, float* lse) {
   const int64_t width = round_up(a.value_dim, 16);
-  std::vector<float> factors(parts.size());
   const int64_t rows = (tile.end - tile.begin) * a.group();
-  for (int64_t row = 0; row < (tile.head_end - tile.head_begin) * rows; ++row) {
-    const int64_t head = (tile.head_begin + row / rows) * a.group() + row % a.group();
-    const int64_t node = tile.begin + row % rows / a.group();
-    const int64_t target = (tile.b * a.nodes + node) * a.heads + head;
-    float largest = -kInfinity;
-    bool sees = false;  // a sum of NaN has no maximum, and has been seen all the same
-    for (const PartialState& part : parts) {
-      largest = std::max(largest, part.maximum[row]);
-      sees = sees || part.sum[row] != 0;
-    }
-    float total = 0;
-    if (sees && a.sinks) {
-      const float sink = a.sinks[head] * kLog2E;
-      largest = std::max(largest, sink);
-      total = std::exp2(sink - largest);
-    }
-    for (size_t i = 0; i < parts.size(); ++i) {
-      const bool empty = parts[i].sum[row] == 0;
-      factors[i] = empty ? 0.0f : parts[i].maximum[row] == largest ? 1.0f : std::exp2(parts[i].maximum[row] - largest);
-      total += factors[i] * parts[i].sum[row];
-    }
-    const Floats scale = broadcast(sees ? 1 / total : 0.0f);
-    for (int64_t d = 0; d < a.value_dim; d += kLanes) {
-      Floats merged{};
-      for (size_t i = 0; i < parts.size(); ++i) {
-        merged = fma(broadcast(factors[i]), load(parts[i].out + row * width + d), merged);
+  const auto load_lanes = [](const float* data, int64_t count, float fill) {
+    return count == kLanes ? load(data) : load_partial(data, count, fill);
+  };
+  for (int64_t head = tile.head_begin; head < tile.head_end; ++head) {
+    for (int64_t first = 0; first < rows; first += kLanes) {
+      const int64_t count = std::min(kLanes, rows - first);
+      const int64_t at = (head - tile.head_begin) * state_rows(rows) + first;
+      Floats largest = broadcast(-kInfinity);
+      Integers sees{};  // a sum of NaN has no maximum, and has been seen all the same
+      for (const PartialState& part : parts) {
+        largest = max(load_lanes(part.maximum + at, count, -kInfinity), largest);
+        sees |= load_lanes(part.sum + at, count, 0) != 0.0f;
       }
-      store_lanes(out + target * a.value_dim + d, std::min(kLanes, a.value_dim - d), merged * scale);
+      Floats total{};
+      if (a.sinks) {
+        Floats sink;
+        for (int64_t i = 0; i < kLanes; ++i) sink[i] = a.sinks[head * a.group() + (first + i) % a.group()] * kLog2E;
+        largest = sees ? max(sink, largest) : largest;
+        total = exp2(sink - largest);
+      }
+      float factors[kMostParts][kLanes], scales[kLanes], sums[kLanes];
+      for (size_t p = 0; p < parts.size(); ++p) {
+        const Floats sum = load_lanes(parts[p].sum + at, count, 0);
+        const Floats factor = exp2(load_lanes(parts[p].maximum + at, count, -kInfinity) - largest);
+        store(factors[p], sum == 0.0f ? Floats{} : factor);
+        total = sum == 0.0f ? total : fma(factor, sum, total);
+      }
+      store(scales, sees ? 1.0f / total : Floats{});
+      const Floats sum = fma(largest, broadcast(static_cast<float>(kLn2)), log(total));
+      store(sums, sees ? total == total ? sum : total : broadcast(-kInfinity));
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t node = tile.begin + (first + i) / a.group(),
+                      query_head = head * a.group() + (first + i) % a.group();
+        const int64_t target = (tile.b * a.nodes + node) * a.heads + query_head;
+        for (int64_t d = 0; d < a.value_dim; d += kLanes) {
+          Floats merged{};
+          for (size_t p = 0; p < parts.size(); ++p) {
+            merged = fma(broadcast(factors[p][i]), load(parts[p].out + (at + i) * width + d), merged);
+          }
+          store_lanes(out + target * a.value_dim + d, std::min(kLanes, a.value_dim - d), merged * broadcast(scales[i]));
+        }
+        lse[target] = sums[i];
+      }
     }
-    lse[target] = sees ? static_cast<float>((largest + std::log2(double{total})) * kLn2) : -kInfinity;
   }
 }
 
