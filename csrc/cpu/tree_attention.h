@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "../number_types.h"
 #include "../tree_attention.h"
 #include "workspace.h"
 

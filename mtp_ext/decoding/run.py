@@ -104,17 +104,18 @@ class Run:
         accepted = sampling.verify(tree, evidence, self._uniforms(tree.tokens.shape[1]))
         self._cache.lengths = commit_(self._cache.keys, self._cache.values, self._cache.lengths, accepted)
         written = self._written(tree, accepted)
+        verified = perf_counter()
         if is_reading(self._session):
             paths = zip(accepted.nodes.tolist(), accepted.lengths.tolist(), strict=True)
             self._session.read(tree_pass.layer_outputs, [nodes[:length] for nodes, length in paths])
-        verified = perf_counter()
+        read = perf_counter()
         self._count(tree)
-        self._budget.learn(Outcome(draft, written, tree.tokens.shape[1], drafted - begin, verified - drafted))
+        self._budget.learn(Outcome(draft, written, tree.tokens.shape[1], drafted - begin, read - drafted))
         self._write(written)
-        seconds.drafting += drafted - begin
+        seconds.drafting += drafted - begin + read - verified
         seconds.forward += ran - drafted
         seconds.verification += verified - ran
-        seconds.loop += perf_counter() - verified
+        seconds.loop += perf_counter() - read
 
     def finished_statistics(self) -> Statistics:
         """With what the budget has to say."""

@@ -12,7 +12,7 @@ class Seconds:
     Attributes:
         prefill: the passes over the prompts, those of a draft model included.
         measuring: the cost curve, once for a model, a batch size and a number of threads.
-        drafting: proposing trees.
+        drafting: proposing trees, and reading what a pass shows a drafter.
         forward: the model's passes over them, its LM head included.
         verification: accepting, and moving the accepted rows of the cache.
         loop: all else.

@@ -1,6 +1,6 @@
 // Runs the tree attention kernel on awkward sizes, with inputs and outputs that end where their allocation ends, so
 // that AddressSanitizer sees a read or write one element too far, and UndefinedBehaviorSanitizer the rest. There is no
-// torch in this program, so that products go through the tile of our own.
+// torch in this program, and so no brgemm.
 //
 // Besides, one law: the results equal plain attention, summed in float64.
 #include "cpu/tree_attention.h"
@@ -11,7 +11,7 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/few_rows.h"
+#include "cpu/simd.h"
 
 namespace mtp_ext {
 namespace {
@@ -28,6 +28,7 @@ struct Sizes {
 
 struct Options {
   bool chain = false;
+  bool siblings = false;
   float softcap = 0;
   int64_t window = 0, start = 0;
   bool sinks = false;
@@ -74,10 +75,8 @@ class Request {
       sinks_ = exactly<float>(a_.heads);
       a_.sinks = sinks_.get();
     }
-    if (!options.chain) grow_tree();
-    const int64_t rows = std::min(nodes_per_tile(a_), a_.nodes) * a_.group();
-    const bool packed = !takes_few_rows<bfloat16>(rows);  // whose products are torch's
-    a_.bfloat16_products = std::is_same_v<scalar_t, bfloat16> && has_bfloat16_dots() && !packed;
+    if (!options.chain) grow_tree(options.siblings);
+    a_.bfloat16_products = std::is_same_v<scalar_t, bfloat16> && has_bfloat16_dots();
   }
 
   void check() {
@@ -108,12 +107,12 @@ class Request {
     return numbers;
   }
 
-  void grow_tree() {  // the parent of node i is i / 2
+  void grow_tree(bool siblings) {  // the parent of node i is i / 2
     ancestors_ = exactly<int64_t>(a_.nodes * a_.words);
     for (int64_t node = 0; node < sizes_.count; ++node) {
       for (int64_t other = node;; other /= 2) {
         ancestors_[node * a_.words + other / 64] |= static_cast<int64_t>(uint64_t{1} << other % 64);
-        if (other == 0) break;
+        if (other == 0 || siblings) break;
       }
     }
     a_.ancestors = ancestors_.get();
@@ -125,7 +124,7 @@ class Request {
     AttentionWorkspace workspace;
     for (int64_t node = 0; node < a_.nodes; node += step) {
       const AttentionTile tile{0, 0, a_.kv_heads, node, std::min(node + step, a_.nodes)};
-      const int64_t rows = a_.kv_heads * (tile.end - tile.begin) * a_.group();
+      const int64_t rows = a_.kv_heads * state_rows((tile.end - tile.begin) * a_.group());
       std::vector<std::unique_ptr<float[]>> memory;
       std::vector<PartialState> parts;
       for (int64_t part = 0; part < part_count(sizes_.prefix); ++part) {
@@ -206,15 +205,18 @@ void run_all() {
   everything.sinks = true;
   Options chain;
   chain.chain = true;
-  for (const Options& options : {Options{}, everything, chain}) {
-    // One node and the few that are multiplied from the keys' side; one more and one fewer than a word, a block of keys
-    // and a tile; no prefix, one part of it and two.
+  Options siblings;
+  siblings.siblings = true;
+  for (const Options& options : {Options{}, everything, chain, siblings}) {
+    // One node and the few that are multiplied from the keys' side; one more and one fewer than a word, a block of
+    // keys, a panel and a tile; no prefix, one part of it and two.
     Request<scalar_t>({1, 1, 40, 1, 1, 16, 16, 0}, options).check();
     Request<scalar_t>({3, 3, 0, 2, 2, 17, 33, 0}, options).check();
     Request<scalar_t>({9, 7, 257, 1, 1, 33, 17, 5}, options).check();
     Request<scalar_t>({65, 63, 255, 1, 3, 17, 17, 16}, options).check();
     Request<scalar_t>({130, 129, 7, 1, 2, 31, 80, 1}, options).check();
     Request<scalar_t>({5, 5, 1030, 1, 4, 16, 16, 64}, options).check();
+    Request<scalar_t>({33, 33, 127, 2, 3, 32, 48, 0}, options).check();
     Request<scalar_t>({2, 0, 20, 1, 4, 16, 16, 0}, options).check();
     Request<scalar_t>({2, 2, 20, 1, 260, 16, 16, 0}, options).check();
   }
