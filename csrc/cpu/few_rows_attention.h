@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "few_rows.h"
-#include "key_block.h"
+#include "packed_rows.h"
 #include "tile_rows.h"
 
 namespace mtp_ext {

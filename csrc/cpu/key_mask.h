@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "key_block.h"
+#include "tree_attention.h"
 
 namespace mtp_ext {
 

@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "brgemm.h"
-#include "key_block.h"
+#include "packed_rows.h"
 #include "panel_products.h"
 #include "tile_rows.h"
 
@@ -83,8 +83,7 @@ class PanelAttention {
   }
 
   static constexpr int64_t kRowsInPlace = kPanelRows;  // that read values where they lie; for more, they are copied
-  static constexpr int64_t kTileKeys =
-      32;  // products of matrix tiles come in few sizes, each of which is compiled once
+  static constexpr int64_t kTileKeys = 32;             // matrix tiles multiply few sizes: each is compiled once
   static constexpr int64_t kNumbersAWord = sizeof(float) / sizeof(operand_t);
   static constexpr bool kPairs = kNumbersAWord == 2;
 
@@ -193,7 +192,7 @@ class PanelAttention {
         return;
       }
     }
-    pack_values(values, range.keys, round_up(range.keys, kNumbersAWord), a_.value_dim, value_width_, values_);
+    pack_rows(values, range.keys, round_up(range.keys, kNumbersAWord), a_.value_dim, value_width_, values_);
     const int64_t words = ceil_div(range.keys, kNumbersAWord);
     for (int64_t i = 0; i < words; ++i) value_rows_[i] = reinterpret_cast<const float*>(values_) + i * value_width_;
     if constexpr (kPairs) {

@@ -5,7 +5,10 @@
 // All is counted in 32-bit words: a float32, or a pair of bfloat16.
 #pragma once
 
-#include "few_rows.h"
+#include <algorithm>
+#include <type_traits>
+
+#include "products.h"
 
 namespace mtp_ext {
 

@@ -2,7 +2,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "key_block.h"
+#include "packed_rows.h"
 #include "simd.h"
 #include "skinny_linear.h"
 
@@ -199,7 +199,7 @@ class RowBlocks {
     const int64_t first = step * kInputs, inputs = std::min(kBlockInputs, in_ - first);
     const scalar_t* rows[kPanel];
     for (int64_t i = 0; i < count_; ++i) rows[i] = rows_ + i * stride_ + first;
-    pack_keys(rows, count_, inputs, kPanel, operands_, reinterpret_cast<operand_t*>(packed_));
+    pack_columns(rows, count_, inputs, kPanel, operands_, reinterpret_cast<operand_t*>(packed_));
     return packed_;
   }
 

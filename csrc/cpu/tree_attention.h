@@ -15,9 +15,11 @@
 
 namespace mtp_ext {
 
-inline constexpr int64_t kTileRows = 256;   // rows of the matrix, nodes x heads of a group
-inline constexpr int64_t kFewRows = 8;      // up to which they are multiplied from the keys' side
-inline constexpr int64_t kPartRows = 1024;  // of the prefix, at least, in a part
+inline constexpr int64_t kKeyBlock = 128;        // keys that are multiplied at a time
+inline constexpr int64_t kTileRows = 256;        // rows of the matrix, nodes x heads of a group, at most,
+inline constexpr int64_t kTileFloats = 1 << 15;  // and numbers of a tile's result
+inline constexpr int64_t kFewRows = 8;           // up to which they are multiplied from the keys' side
+inline constexpr int64_t kPartRows = 1024;       // of the prefix, at least, in a part
 inline constexpr int64_t kMostParts = 16;
 
 // The nodes begin <= n < end of request b, and the query heads of the KV heads head_begin <= h < head_end. A KV head's

@@ -12,7 +12,7 @@ namespace mtp_ext {
 namespace {
 
 constexpr const char* kOp = "tree_attention";
-constexpr int64_t kStateFloats = 3 << 18;  // of partial states in memory at a time: 3 MiB
+constexpr int64_t kStateFloats = 5 << 17;  // of partial states in memory at a time: 2.5 MiB
 constexpr int64_t kTasksPerThread = 4;     // so that no thread waits long for the last one
 
 void check_ancestor_bits(const TreeAttention& a) {
@@ -54,8 +54,10 @@ std::vector<AttentionTile> make_tiles(const TreeAttention& a) {
   const int64_t for_threads = tasks / (kTasksPerThread * thread_count());
   std::vector<AttentionTile> tiles;
   for (int64_t b = 0; b < a.batch; ++b) {
-    const int64_t floats = state_floats(a, std::min(step, a.count(b))) * part_count(a.prefix(b));
-    const int64_t for_memory = kStateFloats / 2 / std::max<int64_t>(1, floats);
+    const int64_t nodes = std::min(step, a.count(b));
+    const int64_t queries = state_rows(nodes * a.group()) * a.head_dim;
+    const int64_t floats = state_floats(a, nodes) * part_count(a.prefix(b)) + queries;
+    const int64_t for_memory = kStateFloats / 3 / std::max<int64_t>(1, floats);
     const int64_t heads = std::clamp<int64_t>(std::min(for_threads, for_memory), 1, a.kv_heads);
     for (int64_t head = 0; head < a.kv_heads; head += heads) {
       for (int64_t node = 0; node < a.count(b); node += step) {

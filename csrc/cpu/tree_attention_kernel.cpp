@@ -33,7 +33,9 @@ void attend_part_as(const TreeAttention& a, const scalar_t* query, const scalar_
 }  // namespace
 
 int64_t nodes_per_tile(const TreeAttention& attention) {
-  return std::max<int64_t>(1, kTileRows / std::max<int64_t>(1, attention.group()));
+  const int64_t rows =
+      std::min(kTileRows, kTileFloats / round_up(std::max(attention.head_dim, attention.value_dim), 16));
+  return std::max<int64_t>(1, rows / std::max<int64_t>(1, attention.group()));
 }
 
 int64_t part_count(int64_t prefix) { return std::max<int64_t>(1, std::min(kMostParts, ceil_div(prefix, kPartRows))); }

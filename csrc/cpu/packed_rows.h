@@ -1,7 +1,8 @@
-// A block of keys or values, gathered from the cache and laid out as the right operand of a product.
-//   keys:   B[d, key], the transpose; for bfloat16 in pairs along d: B[d / 2, key, 2]
-//   values: B[key, d]; for bfloat16 in pairs along the keys: B[key / 2, d, 2]
-// A pair of bfloat16 is a 32-bit word, so one transposition of words serves both. Missing keys are zeros.
+// Rows of numbers laid out anew, in 32-bit words: a float32, or a pair of bfloat16, so that one transposition serves
+// both.
+//   columns: B[d, row], the transpose; for bfloat16 in pairs along d: B[d / 2, row, 2]
+//   rows:    B[row, d]; for bfloat16 in pairs along the rows: B[row / 2, d, 2]
+// Missing rows are zeros.
 #pragma once
 
 #include <algorithm>
@@ -13,8 +14,8 @@
 
 namespace mtp_ext {
 
-inline constexpr int64_t kKeyBlock = 128;  // keys that are packed and multiplied at a time
-inline constexpr int64_t kPrefetchedValues = 16;
+inline constexpr int64_t kMostColumns = 128;  // of pack_columns at a time
+inline constexpr int64_t kPrefetchedRows = 16;
 
 // How many 32-bit words a row of `dim` operands takes.
 template <typename operand_t>
@@ -105,11 +106,11 @@ const float* as_operand(const scalar_t* row, int64_t dim, float* storage) {
 }
 
 // rows: `count` pointers to `dim` numbers each; out: round_up(dim, 2) x columns operands. `scratch` holds
-// kKeyBlock * (dim + 1) operands.
+// kMostColumns * (dim + 1) operands.
 template <typename scalar_t, typename operand_t>
-void pack_keys(const scalar_t* const* rows, int64_t count, int64_t dim, int64_t columns, operand_t* scratch,
-               operand_t* out) {
-  const float* words[kKeyBlock];
+void pack_columns(const scalar_t* const* rows, int64_t count, int64_t dim, int64_t columns, operand_t* scratch,
+                  operand_t* out) {
+  const float* words[kMostColumns];
   const bool whole_words = dim * sizeof(operand_t) % 4 == 0;
   for (int64_t i = 0; i < count; ++i) {
     const operand_t* row = as_operand(rows[i], dim, scratch + i * (dim + 1));
@@ -126,14 +127,14 @@ void pack_keys(const scalar_t* const* rows, int64_t count, int64_t dim, int64_t 
 
 // out: keys x width, where width >= dim is a multiple of 16 and keys >= count.
 template <typename scalar_t>
-void pack_values(const scalar_t* const* rows, int64_t count, int64_t keys, int64_t dim, int64_t width, float* out) {
+void pack_rows(const scalar_t* const* rows, int64_t count, int64_t keys, int64_t dim, int64_t width, float* out) {
   for (int64_t i = 0; i < keys; ++i) {
     float* row = out + i * width;
     if (i >= count) {
       std::fill_n(row, width, 0.0f);
       continue;
     }
-    if (i + kPrefetchedValues < count) prefetch_row(rows[i + kPrefetchedValues], dim);
+    if (i + kPrefetchedRows < count) prefetch_row(rows[i + kPrefetchedRows], dim);
     int64_t d = 0;
     for (; d + kLanes <= dim; d += kLanes) store(row + d, load(rows[i] + d));
     for (; d < dim; ++d) row[d] = to_float(rows[i][d]);
@@ -142,15 +143,15 @@ void pack_values(const scalar_t* const* rows, int64_t count, int64_t keys, int64
 }
 
 // The same in pairs of keys; keys is even.
-inline void pack_values(const bfloat16* const* rows, int64_t count, int64_t keys, int64_t dim, int64_t width,
-                        bfloat16* out) {
+inline void pack_rows(const bfloat16* const* rows, int64_t count, int64_t keys, int64_t dim, int64_t width,
+                      bfloat16* out) {
   for (int64_t i = 0; i < keys; i += 2) {
     bfloat16* row = out + i * width;
     if (i >= count) {
       std::fill_n(row, 2 * width, bfloat16{0});
       continue;
     }
-    for (int64_t next = i + kPrefetchedValues; next < std::min(i + kPrefetchedValues + 2, count); ++next) {
+    for (int64_t next = i + kPrefetchedRows; next < std::min(i + kPrefetchedRows + 2, count); ++next) {
       prefetch_row(rows[next], dim);
     }
     const bfloat16* even = rows[i];
