@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <exception>
+#include <type_traits>
 
 namespace mtp_ext {
 namespace {

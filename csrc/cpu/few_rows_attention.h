@@ -51,10 +51,11 @@ class FewRowsAttention {
     }
   }
 
-  // All heads against a block of keys: a row of the cache is read once, for all of them. Not where nobody sees some of
-  // the keys: zeros stand for their values, which are as long as one head's.
+  // All heads against a block of keys: a row of the cache is read once, for all of them. Not where zeros stand for
+  // values that nobody sees, or for the partner of the last of an odd number: they are as long as one head's.
   void attend(const KeyRange& range) {
-    const int64_t together = tile_.mask.all_seen() ? tile_.heads() : 1;
+    const bool whole = tile_.mask.all_seen() && range.keys % Products<operand_t>::kKeys == 0;
+    const int64_t together = whole ? tile_.heads() : 1;
     for (int64_t head = 0; head < tile_.heads(); head += together) attend(range, head, together);
   }
 
@@ -84,7 +85,7 @@ class FewRowsAttention {
       key_rows_[i] = tile_.key_row(range.first + i, head);
       value_rows_[i] = tile_.mask.seen(i) ? tile_.value_row(range.first + i, head) : kZeros<scalar_t>;
     }
-    if (range.keys % 2) value_rows_[range.keys] = value_rows_[range.keys - 1];  // the last one's partner, of weight 0
+    if (range.keys % Products<operand_t>::kKeys) value_rows_[range.keys] = kZeros<scalar_t>;
   }
 
   // A row's scores become weights 2^(score - maximum), in octaves, and its state moves to the new maximum.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 
 #include "brgemm.h"
@@ -181,7 +182,7 @@ class PanelAttention {
     for (int64_t i = 0; i < range.keys; ++i) {
       key_rows_[i] = words_at(rows_.key_row(range.first + i, head), a_.head_dim, converted_keys_, i);
     }
-    std::fill_n(key_rows_ + range.keys, kMostTileKeys, reinterpret_cast<const float*>(kZeros<scalar_t>));
+    std::fill_n(key_rows_ + range.keys, kMostTileKeys, kZeros<float>);
     const scalar_t* values[kKeyBlock];
     for (int64_t i = 0; i < range.keys; ++i) {
       values[i] = rows_.mask.seen(i) ? rows_.value_row(range.first + i, head) : kZeros<scalar_t>;

@@ -30,7 +30,7 @@ struct AttentionTile {
 
 // What a thread needs while it works on tasks, one after the other.
 struct AttentionWorkspace {
-  Workspace queries, scores, weights, keys, values, converted;
+  Workspace queries, scores, weights, keys, values;
 };
 
 // Unnormalised attention of a tile's rows over one part: out = sum_r 2^(score[r] - maximum) v[r], in octaves.
@@ -40,10 +40,13 @@ struct PartialState {
   float* sum;      // [KV heads, state_rows]
 };
 
-// The rows of a KV head that a state has room for.
-inline int64_t state_rows(int64_t rows) { return rows <= kFewRows ? rows : round_up(rows, 16); }
-
 int64_t nodes_per_tile(const TreeAttention& attention);
+
+// Whether a request's tiles are multiplied from the keys' side: its last one, which may be small, like the others.
+bool takes_few_rows(const TreeAttention& attention, int64_t b);
+
+// The rows of a KV head that a tile's state has room for.
+int64_t state_rows(const TreeAttention& attention, const AttentionTile& tile);
 int64_t part_count(int64_t prefix);
 
 // depths [batch, nodes]: -1 for padding.

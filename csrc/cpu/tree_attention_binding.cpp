@@ -37,9 +37,10 @@ void check_values(const TreeAttention& a) {
   }
 }
 
-// The floats of a partial state: of the rows of one KV head and tile, against one part. It starts on a cache line.
-int64_t state_floats(const TreeAttention& a, int64_t nodes) {
-  const int64_t rows = state_rows(nodes * a.group());
+// The floats of a partial state: of the rows of a tile and one of its KV heads, against one part. It starts on a cache
+// line.
+int64_t state_floats(const TreeAttention& a, const AttentionTile& tile) {
+  const int64_t rows = state_rows(a, tile);
   return rows * round_up(a.value_dim, 16) + 2 * round_up(rows, 16);
 }
 
@@ -54,9 +55,9 @@ std::vector<AttentionTile> make_tiles(const TreeAttention& a) {
   const int64_t for_threads = tasks / (kTasksPerThread * thread_count());
   std::vector<AttentionTile> tiles;
   for (int64_t b = 0; b < a.batch; ++b) {
-    const int64_t nodes = std::min(step, a.count(b));
-    const int64_t queries = state_rows(nodes * a.group()) * a.head_dim;
-    const int64_t floats = state_floats(a, nodes) * part_count(a.prefix(b)) + queries;
+    const AttentionTile largest{b, 0, 1, 0, std::min(step, a.count(b))};
+    const int64_t queries = state_rows(a, largest) * a.head_dim;
+    const int64_t floats = state_floats(a, largest) * part_count(a.prefix(b)) + queries;
     const int64_t for_memory = kStateFloats / 3 / std::max<int64_t>(1, floats);
     const int64_t heads = std::clamp<int64_t>(std::min(for_threads, for_memory), 1, a.kv_heads);
     for (int64_t head = 0; head < a.kv_heads; head += heads) {
@@ -104,7 +105,7 @@ void run(TreeAttention a, const scalar_t* query, const scalar_t* key, const scal
     for (; last < tiles.size(); ++last) {
       const AttentionTile& tile = tiles[last];
       const int64_t parts = part_count(a.prefix(tile.b));
-      const int64_t part_floats = (tile.head_end - tile.head_begin) * state_floats(a, tile.end - tile.begin);
+      const int64_t part_floats = (tile.head_end - tile.head_begin) * state_floats(a, tile);
       if (last > first && floats + parts * part_floats > kStateFloats) break;
       for (int64_t part = 0; part < parts; ++part) {
         tasks.push_back({last, part});
@@ -116,7 +117,7 @@ void run(TreeAttention a, const scalar_t* query, const scalar_t* key, const scal
     std::vector<std::vector<PartialState>> states(last - first);
     for (size_t i = 0; i < tasks.size(); ++i) {
       const AttentionTile& tile = tiles[tasks[i].tile];
-      const int64_t rows = (tile.head_end - tile.head_begin) * state_rows((tile.end - tile.begin) * a.group());
+      const int64_t rows = (tile.head_end - tile.head_begin) * state_rows(a, tile);
       float* out_rows = state + offsets[i];
       float* maximum = out_rows + rows * round_up(a.value_dim, 16);
       states[tasks[i].tile - first].push_back({out_rows, maximum, maximum + rows});

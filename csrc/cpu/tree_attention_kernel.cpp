@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "few_rows_attention.h"
 #include "panel_attention.h"
 
@@ -24,7 +26,7 @@ void attend_part_as(const TreeAttention& a, const scalar_t* query, const scalar_
                     AttentionWorkspace& workspace) {
   TileRows<scalar_t> rows(a, key, value, depths, tile);
   const int64_t prefix = a.prefix(tile.b);
-  if (rows.rows() <= kFewRows) {
+  if (takes_few_rows(a, tile.b)) {
     return attend_part_with<FewRowsAttention<scalar_t, operand_t>>(a, query, rows, prefix, part, state, workspace);
   }
   attend_part_with<PanelAttention<scalar_t, operand_t>>(a, query, rows, prefix, part, state, workspace);
@@ -36,6 +38,15 @@ int64_t nodes_per_tile(const TreeAttention& attention) {
   const int64_t rows =
       std::min(kTileRows, kTileFloats / round_up(std::max(attention.head_dim, attention.value_dim), 16));
   return std::max<int64_t>(1, rows / std::max<int64_t>(1, attention.group()));
+}
+
+bool takes_few_rows(const TreeAttention& a, int64_t b) {
+  return std::min(nodes_per_tile(a), a.count(b)) * a.group() <= kFewRows;
+}
+
+int64_t state_rows(const TreeAttention& a, const AttentionTile& tile) {
+  const int64_t rows = (tile.end - tile.begin) * a.group();
+  return takes_few_rows(a, tile.b) ? rows : round_up(rows, 16);
 }
 
 int64_t part_count(int64_t prefix) { return std::max<int64_t>(1, std::min(kMostParts, ceil_div(prefix, kPartRows))); }
@@ -81,7 +92,7 @@ void merge_parts(const TreeAttention& a, const AttentionTile& tile, const std::v
   for (int64_t head = tile.head_begin; head < tile.head_end; ++head) {
     for (int64_t first = 0; first < rows; first += kLanes) {
       const int64_t count = std::min(kLanes, rows - first);
-      const int64_t at = (head - tile.head_begin) * state_rows(rows) + first;
+      const int64_t at = (head - tile.head_begin) * state_rows(a, tile) + first;
       Floats largest = broadcast(-kInfinity);
       Integers sees{};  // a sum of NaN has no maximum, and has been seen all the same
       for (const PartialState& part : parts) {

@@ -124,7 +124,7 @@ class Request {
     AttentionWorkspace workspace;
     for (int64_t node = 0; node < a_.nodes; node += step) {
       const AttentionTile tile{0, 0, a_.kv_heads, node, std::min(node + step, a_.nodes)};
-      const int64_t rows = a_.kv_heads * state_rows((tile.end - tile.begin) * a_.group());
+      const int64_t rows = a_.kv_heads * state_rows(a_, tile);
       std::vector<std::unique_ptr<float[]>> memory;
       std::vector<PartialState> parts;
       for (int64_t part = 0; part < part_count(sizes_.prefix); ++part) {
@@ -217,6 +217,7 @@ void run_all() {
     Request<scalar_t>({130, 129, 7, 1, 2, 31, 80, 1}, options).check();
     Request<scalar_t>({5, 5, 1030, 1, 4, 16, 16, 64}, options).check();
     Request<scalar_t>({33, 33, 127, 2, 3, 32, 48, 0}, options).check();
+    Request<scalar_t>({17, 17, 9, 1, 8, 256, 256, 0}, options).check();
     Request<scalar_t>({2, 0, 20, 1, 4, 16, 16, 0}, options).check();
     Request<scalar_t>({2, 2, 20, 1, 260, 16, 16, 0}, options).check();
   }
