@@ -276,11 +276,12 @@ def test_nan_stays_with_those_who_see_it(device: str, nodes: int, dtype: torch.d
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("nodes", "prefix"), [(1, 0), (1, 6), (20, 5)])
-def test_an_infinite_value(device: str, nodes: int, prefix: int, dtype: torch.dtype) -> None:
+def test_an_infinite_value(nodes: int, prefix: int, dtype: torch.dtype) -> None:
     """It is infinite where it has a weight, and no NaN, whichever number of keys there is."""
     case = tree_case([[-1, *range(nodes - 1)]], [prefix], dtype=dtype)
     case.value[0, prefix, 0, 0] = torch.inf  # of the root, that all see
-    assert (case.run(device)[0][0, :, :2, 0] == torch.inf).all()
+    assert (case.run()[0][0, :, :2, 0] == torch.inf).all()
+    assert (case.reference()[0][0, :, :2, 0] == torch.inf).all()
 
 
 @pytest.mark.parametrize("ancestors", [True, False])
