@@ -11,13 +11,9 @@
 
 namespace mtp_ext {
 
-inline constexpr int64_t kFewKeys = 128;  // a block: the scores of all heads stay in the first cache
-
 template <typename scalar_t, typename operand_t>
 class FewRowsAttention {
  public:
-  static constexpr int64_t kBlock = kFewKeys;
-
   FewRowsAttention(const TreeAttention& attention, const TileRows<scalar_t>& rows, const PartialState& state,
                    AttentionWorkspace& workspace)
       : a_(attention),
@@ -27,15 +23,12 @@ class FewRowsAttention {
         key_width_(words_of<operand_t>(a_.head_dim) * 4 / static_cast<int64_t>(sizeof(operand_t))),
         value_width_(round_up(a_.value_dim, 16)),
         queries_(workspace.queries.get<operand_t>(rows.heads() * rows_ * key_width_)),
-        scores_(workspace.scores.get<float>(rows.heads() * kFewKeys * rows_)) {
+        scores_(workspace.scores.get<float>(rows.heads() * kKeyBlock * rows_)) {
     if constexpr (std::is_same_v<operand_t, float>) {
       weights_ = scores_;
     } else {
-      weights_ = workspace.weights.get<operand_t>(rows.heads() * kFewKeys * rows_);
+      weights_ = workspace.weights.get<operand_t>(rows.heads() * kKeyBlock * rows_);
     }
-    std::fill_n(state.out, rows.heads() * rows_ * value_width_, 0.0f);
-    std::fill_n(state.maximum, rows.heads() * rows_, -kInfinity);
-    std::fill_n(state.sum, rows.heads() * rows_, 0.0f);
   }
 
   void load_queries(const scalar_t* query) {
@@ -138,8 +131,8 @@ class FewRowsAttention {
   operand_t* queries_;  // [heads, rows, key_width]
   float* scores_;       // [heads, rows, columns]
   operand_t* weights_;  // of the same shape; float32 ones take the place of the scores
-  const scalar_t* key_rows_[kFewKeys];
-  const scalar_t* value_rows_[kFewKeys];
+  const scalar_t* key_rows_[kKeyBlock];
+  const scalar_t* value_rows_[kKeyBlock];
 };
 
 }  // namespace mtp_ext

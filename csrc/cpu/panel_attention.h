@@ -16,8 +16,6 @@ namespace mtp_ext {
 template <typename scalar_t, typename operand_t>
 class PanelAttention {
  public:
-  static constexpr int64_t kBlock = kKeyBlock;
-
   PanelAttention(const TreeAttention& attention, const TileRows<scalar_t>& rows, const PartialState& state,
                  AttentionWorkspace& workspace)
       : a_(attention),
@@ -30,11 +28,7 @@ class PanelAttention {
         scores_(workspace.scores.get<float>(kLargestDim * kPanelRows)),
         converted_keys_(workspace.keys.get<operand_t>(kKeyBlock * round_up(std::max(a_.head_dim, a_.value_dim), 2))),
         values_(workspace.values.get<operand_t>(kKeyBlock * value_width_)),
-        turned_values_(a_.matrix_tiles ? workspace.weights.get<operand_t>(kKeyBlock * value_width_) : nullptr) {
-    std::fill_n(state.out, rows_.heads() * padded_ * value_width_, 0.0f);
-    std::fill_n(state.maximum, rows_.heads() * padded_, -kInfinity);
-    std::fill_n(state.sum, rows_.heads() * padded_, 0.0f);
-  }
+        turned_values_(a_.matrix_tiles ? workspace.weights.get<operand_t>(kKeyBlock * value_width_) : nullptr) {}
 
   // Queries of a panel are [word, lane].
   void load_queries(const scalar_t* query) {

@@ -14,9 +14,8 @@ void attend_part_with(const TreeAttention& a, const scalar_t* query, TileRows<sc
   Attention attention(a, rows, state, workspace);
   attention.load_queries(query);
   const auto attend = [&](const KeyRange& range) { attention.attend(range); };
-  rows.for_prefix(std::min(prefix, part * part_rows), std::min(prefix, (part + 1) * part_rows), Attention::kBlock,
-                  attend);
-  if (part == parts - 1) rows.for_nodes(Attention::kBlock, attend);
+  rows.for_prefix(std::min(prefix, part * part_rows), std::min(prefix, (part + 1) * part_rows), kKeyBlock, attend);
+  if (part == parts - 1) rows.for_nodes(kKeyBlock, attend);
   attention.finish();
 }
 
@@ -24,6 +23,10 @@ template <typename operand_t, typename scalar_t>
 void attend_part_as(const TreeAttention& a, const scalar_t* query, const scalar_t* key, const scalar_t* value,
                     const int32_t* depths, const AttentionTile& tile, int64_t part, const PartialState& state,
                     AttentionWorkspace& workspace) {
+  const int64_t state_count = (tile.head_end - tile.head_begin) * state_rows(a, tile);
+  std::fill_n(state.out, state_count * round_up(a.value_dim, 16), 0.0f);
+  std::fill_n(state.maximum, state_count, -kInfinity);
+  std::fill_n(state.sum, state_count, 0.0f);
   TileRows<scalar_t> rows(a, key, value, depths, tile);
   const int64_t prefix = a.prefix(tile.b);
   if (takes_few_rows(a, tile.b)) {
